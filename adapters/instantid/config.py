@@ -1,0 +1,72 @@
+"""What an InstantID checkpoint does not say about itself, and what a base of another size changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from idpersona.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstantIDConfig:
+    """Sizes and preprocessing of one InstantID; the defaults are those of the published SDXL weights.
+
+    Attributes:
+        encoder: name of the face encoder whose space the projector was trained in.
+        embedding_dim: length of the encoder's vector.
+        normalised: the vector has unit length. InstantID takes the raw one.
+        dim, depth, dim_head, heads, ff_mult: sizes of the projector.
+        num_tokens: identity tokens it gives.
+        output_dim: width of a token, the context width of the base's cross-attention.
+        kps_radius, kps_stick_width: pixels, size of the key points and limbs that are drawn.
+        resize_max_side, resize_min_side, resize_multiple: pixels, the rule for pose pictures.
+    """
+
+    encoder: str = "antelopev2"
+    embedding_dim: int = 512
+    normalised: bool = False
+    dim: int = 1280
+    depth: int = 4
+    dim_head: int = 64
+    heads: int = 20
+    num_tokens: int = 16
+    output_dim: int = 2048
+    ff_mult: int = 4
+    kps_radius: int = 10
+    kps_stick_width: int = 4
+    resize_max_side: int = 1280
+    resize_min_side: int = 1024
+    resize_multiple: int = 64
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            wanted = type(field.default)
+            if type(value) is not wanted or (wanted is int and value < 1):
+                raise CheckpointError(
+                    f"InstantID configuration: {field.name} = {value!r} is not a valid {wanted.__name__}"
+                )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InstantIDConfig:
+        """Build from parsed JSON.
+
+        Raises:
+            CheckpointError: a field is unknown or of a wrong type; it is named.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise CheckpointError(f"InstantID configuration: unknown field {', '.join(unknown[:3])}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def projector_sizes(self) -> dict[str, int]:
+        """Keyword arguments of :class:`~idpersona.adapters.instantid.modules.InstantIDProjector`."""
+        names = ("embedding_dim", "dim", "depth", "dim_head", "heads", "num_tokens", "output_dim", "ff_mult")
+        return {name: getattr(self, name) for name in names}

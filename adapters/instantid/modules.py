@@ -1,0 +1,139 @@
+"""InstantID's trained parts beside IdentityNet, which is a stock ``diffusers.ControlNetModel``.
+
+Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:2401.07519).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from idpersona.seams.cross import cross_layers
+
+
+class _PerceiverAttention(nn.Module):
+    """Latents attend to the face vectors and to themselves."""
+
+    def __init__(self, dim: int, dim_head: int, heads: int):
+        super().__init__()
+        inner = dim_head * heads
+        self.heads, self.dim_head = heads, dim_head
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, inner, bias=False)
+        self.to_kv = nn.Linear(dim, inner * 2, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, face: Tensor, latents: Tensor) -> Tensor:
+        face, latents = self.norm1(face), self.norm2(latents)
+        q = self.to_q(latents)
+        k, v = self.to_kv(torch.cat([face, latents], dim=1)).chunk(2, dim=-1)
+        q, k, v = (x.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2) for x in (q, k, v))
+        # Half of the softmax scale on each factor keeps the product inside fp16; softmax itself in fp32.
+        half = self.dim_head**-0.25
+        weights = ((q * half) @ (k * half).transpose(-2, -1)).float().softmax(dim=-1).to(v.dtype)
+        return self.to_out((weights @ v).transpose(1, 2).flatten(2))
+
+
+def _feed_forward(dim: int, mult: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, dim * mult, bias=False),
+        nn.GELU(),
+        nn.Linear(dim * mult, dim, bias=False),
+    )
+
+
+class InstantIDProjector(ModelMixin, ConfigMixin):
+    """Face vectors to identity tokens: a Perceiver resampler with the published key names.
+
+    Input [people, embedding_dim] or [people, photos, embedding_dim] (un-normalised face vectors), output
+    [people, num_tokens, output_dim]. The unconditional tokens are this module applied to a zero vector.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        embedding_dim: int = 512,
+        dim: int = 1280,
+        depth: int = 4,
+        dim_head: int = 64,
+        heads: int = 20,
+        num_tokens: int = 16,
+        output_dim: int = 2048,
+        ff_mult: int = 4,
+    ):
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(1, num_tokens, dim) / dim**0.5)
+        self.proj_in = nn.Linear(embedding_dim, dim)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([_PerceiverAttention(dim, dim_head, heads), _feed_forward(dim, ff_mult)])
+            for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(dim, output_dim)
+        self.norm_out = nn.LayerNorm(output_dim)
+
+    def forward(self, face: Tensor) -> Tensor:
+        if face.ndim == 2:
+            face = face[:, None]
+        face = self.proj_in(face.to(self.proj_in.weight.dtype))
+        latents = self.latents.expand(face.shape[0], -1, -1)
+        for attention, feed_forward in self.layers:  # type: ignore[misc]
+            latents = latents + attention(face, latents)
+            latents = latents + feed_forward(latents)
+        return self.norm_out(self.proj_out(latents))
+
+
+class IdentityCrossAttention(ModelMixin, ConfigMixin):
+    """Keys and values of the identity tokens for every cross-attention layer of a base.
+
+    Args:
+        geometry: {layer name: (channels of the layer, width of a token)}, in the base's order. Parameters
+            are named after the layers: ``<layer name>.to_k_ip.weight`` [channels, width] and ``to_v_ip``.
+    """
+
+    @register_to_config
+    def __init__(self, geometry: Mapping[str, Sequence[int]]):
+        super().__init__()
+        for name, (channels, width) in geometry.items():
+            pair: nn.Module = self
+            for part in name.split("."):
+                if part not in pair._modules:
+                    pair.add_module(part, nn.Module())
+                pair = pair.get_submodule(part)
+            pair.add_module("to_k_ip", nn.Linear(width, channels, bias=False))
+            pair.add_module("to_v_ip", nn.Linear(width, channels, bias=False))
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers, in the order of the geometry."""
+        return list(self.config["geometry"])
+
+    @classmethod
+    def from_unet(cls, unet: nn.Module, *, copy_weights: bool = False) -> IdentityCrossAttention:
+        """Shaped for the cross-attention layers of ``unet``.
+
+        ``copy_weights`` starts training from the base's own text keys and values, as InstantID does.
+        """
+        layers = cross_layers(unet)
+        module = cls({name: (attn.inner_dim, attn.cross_attention_dim) for name, attn in layers.items()})
+        if copy_weights:
+            for name, attn in layers.items():
+                pair = module.get_submodule(name)
+                pair.get_submodule("to_k_ip").load_state_dict({"weight": attn.to_k.state_dict()["weight"]})
+                pair.get_submodule("to_v_ip").load_state_dict({"weight": attn.to_v.state_dict()["weight"]})
+        return module
+
+    def forward(
+        self, tokens: Tensor, layers: Sequence[str] | None = None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Tokens [rows, n, width] to {layer: (keys, values)}, each [rows, n, channels]; None: all layers."""
+        result: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in self.layers if layers is None else layers:
+            pair = self.get_submodule(name)
+            to_k, to_v = pair.get_submodule("to_k_ip"), pair.get_submodule("to_v_ip")
+            result[name] = (to_k(tokens), to_v(tokens))
+        return result

@@ -1,0 +1,126 @@
+"""What one forward pass of the denoiser needs to know: rows, guidance, latent size and step.
+
+A seam never guesses. Which rows are unconditional is read from the pipeline's own
+``do_classifier_free_guidance``; the step is found in the scheduler's own list of timesteps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idpersona.errors import SeamError
+
+
+@dataclass
+class Call:
+    """State of the forward pass under way; every seam of one scope shares one object.
+
+    Attributes:
+        rows: batch rows of this pass (the unconditional half included).
+        guided: the first half of the rows is unconditional (classifier-free guidance in one batch).
+        size: latent height and width.
+        run: grows by one with every new pipeline call; caches that must not outlive a call compare it.
+    """
+
+    pipe: Any = None
+    rows: int = 0
+    guided: bool = False
+    size: tuple[int, int] = (0, 0)
+    run: int = 0
+    _timestep: Any = None
+    _timesteps: Tensor | None = None
+    _values: list[float] = field(default_factory=list)
+    _first: int | None = None
+    _last: int = -1
+
+    def begin(self, sample: Tensor, timestep: Any) -> None:
+        """Take over the inputs of a new forward pass."""
+        self.rows = sample.shape[0]
+        self.size = (sample.shape[-2], sample.shape[-1])
+        self._timestep = timestep
+        if self.pipe is None:
+            return
+        self.guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        # Every pipeline call sets its timesteps anew, so a new tensor object means a new call.
+        timesteps = self.pipe.scheduler.timesteps
+        if timesteps is not self._timesteps:
+            self._timesteps, self._values = timesteps, []
+            self._first, self._last = None, -1
+            self.run += 1
+
+    def step(self) -> tuple[int, int]:
+        """Index of this step and number of steps in the running pipeline call.
+
+        Raises:
+            SeamError: no pipeline is known, or the timestep is not one of its scheduler's.
+        """
+        if self.pipe is None or self._timesteps is None:
+            raise SeamError(
+                "a start/end window needs the pipeline: attach to a pipeline, not to a bare model"
+            )
+        if not self._values:
+            self._values = [float(t) for t in self._timesteps.tolist()]
+        now = float(torch.as_tensor(self._timestep).flatten()[0])
+        # Some schedulers list a timestep twice in a row: the one after the last is meant.
+        following = self._last + 1
+        if following < len(self._values) and self._values[following] == now:
+            index = following
+        elif now in self._values:
+            index = self._values.index(now)
+        else:
+            raise SeamError(f"timestep {now:g} is not in the scheduler's list; start/end cannot be applied")
+        if self._first is None:
+            self._first = index  # image-to-image starts inside the list
+        self._last = index
+        count = getattr(self.pipe, "_num_timesteps", None) or len(self._values) - self._first
+        return index - self._first, int(count)
+
+    def within(self, start: float, end: float) -> bool:
+        """Whether this step lies in the window; ``start`` and ``end`` are fractions of the steps."""
+        if start <= 0.0 and end >= 1.0:
+            return True
+        step, steps = self.step()
+        return not (step / steps < start or (step + 1) / steps > end)
+
+    def row_index(self, items: int, *, unconditional: bool) -> list[int]:
+        """Which of ``items`` belongs to each row; pictures of one prompt lie next to each other.
+
+        With ``unconditional`` the items are preceded by one unconditional item (index 0), which the
+        unconditional rows take.
+        """
+        conditional = self.rows // 2 if self.guided else self.rows
+        if conditional % items or (self.guided and self.rows % 2):
+            raise SeamError(f"{conditional} pictures cannot be shared among {items} identities")
+        each = conditional // items
+        shift = int(unconditional)
+        own = [shift + row // each for row in range(conditional)]
+        if not self.guided:
+            return own
+        return ([0] * conditional if unconditional else own) + own
+
+
+@contextlib.contextmanager
+def call_scope(model: nn.Module, pipe: Any = None) -> Iterator[Call]:
+    """Keep a :class:`Call` up to date with every forward pass of ``model`` for the length of the scope.
+
+    ``pipe`` is a diffusers pipeline, or None for a bare model, all of whose rows are then conditional.
+    """
+    if pipe is not None and not hasattr(type(pipe), "do_classifier_free_guidance"):
+        raise SeamError(f"{type(pipe).__name__} does not tell which rows are unconditional")
+    call = Call(pipe)
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        call.begin(sample, args[1] if len(args) > 1 else kwargs["timestep"])
+
+    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield call
+    finally:
+        handle.remove()

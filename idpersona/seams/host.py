@@ -1,0 +1,183 @@
+"""One host per attention layer: an ordered list of branches whose results are added before ``to_out``.
+
+On diffusers' stock processors the host *is* the layer's processor while branches are in it, and computes
+attention through the layer's sub-modules. A processor it does not know stays in place: a hook on ``to_q``
+gives the query, a pre-hook of ``to_out[0]`` adds the branches' results. Nothing here holds weights.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    SlicedAttnProcessor,
+)
+from torch import Tensor, nn
+
+from idpersona.attention.kernels import Kernel, eager, sdpa, sliced
+from idpersona.errors import SeamError
+
+Branch = Callable[[Attention, Tensor, Tensor], Tensor | None]
+"""(layer, query [B, N, C], text result before the output projection [B, N, C]) -> what is added, or None."""
+
+
+def _kernel_for(attn: Attention) -> Kernel | None:
+    """The kernel that repeats the layer's stock processor bit for bit, or None if the layer is not plain."""
+    plain = (
+        attn.spatial_norm is None
+        and attn.group_norm is None
+        and attn.norm_q is None
+        and attn.norm_k is None
+        and not attn.residual_connection
+        and not attn.fused_projections
+    )
+    kind = type(attn.processor)
+    if not plain:
+        return None
+    if kind is AttnProcessor2_0:
+        return sdpa
+    if kind is AttnProcessor:
+        return eager
+    if kind is SlicedAttnProcessor:
+        return sliced(attn.processor.slice_size)  # type: ignore[attr-defined]
+    return None
+
+
+def _add_branches(branches: list[Branch], attn: Attention, query: Tensor, text: Tensor) -> Tensor:
+    result = text
+    for branch in branches:
+        added = branch(attn, query, text)
+        if added is not None:
+            result = result + added
+    return result
+
+
+class HostProcessor:
+    """The processor of a layer while branches are in it."""
+
+    def __init__(self, name: str, attn: Attention, kernel: Kernel):
+        self.name, self.kernel = name, kernel
+        self.original = attn.processor
+        self.branches: list[Branch] = []
+        attn.processor = self  # type: ignore[assignment]
+
+    # diffusers passes on only those keyword arguments whose names stand in this signature.
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        if encoder_hidden_states is None:
+            context = hidden_states
+        elif attn.norm_cross:
+            context = attn.norm_encoder_hidden_states(encoder_hidden_states)
+        else:
+            context = encoder_hidden_states
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
+        query = attn.to_q(hidden_states)
+        text = self.kernel(attn, query, attn.to_k(context), attn.to_v(context), attention_mask)
+        result = _add_branches(self.branches, attn, query, text)
+        result = attn.to_out[1](attn.to_out[0](result))  # type: ignore[index]
+        return result / attn.rescale_output_factor
+
+    def check(self, attn: Attention) -> None:
+        if attn.processor is not self:
+            raise SeamError(
+                f"the attention processor of {self.name} was replaced by {type(attn.processor).__name__} while "
+                "an adapter was attached; it was left in place: set processors before attaching or after that"
+            )
+
+    def close(self, attn: Attention) -> None:
+        self.check(attn)
+        attn.processor = self.original
+
+
+class HookHost:
+    """Hooks around a processor that is not ours to repeat."""
+
+    def __init__(self, name: str, attn: Attention):
+        self.name = name
+        self.branches: list[Branch] = []
+        self._query: Tensor | None = None
+        self._served = False
+        attn_ref = weakref.ref(attn)
+
+        def enter(_module: nn.Module, _args: Any) -> None:
+            self._served = False
+
+        def take_query(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            self._query = output
+
+        def add(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            query, self._query = self._query, None
+            layer = attn_ref()
+            if layer is None or query is None or query.shape != args[0].shape:
+                raise self._unfit(layer)
+            self._served = True
+            return (_add_branches(self.branches, layer, query, args[0]), *args[1:])
+
+        def leave(module: nn.Module, _args: Any, _output: Any) -> None:
+            self._query = None
+            if not self._served:
+                raise self._unfit(module)
+
+        self._handles = [
+            attn.register_forward_pre_hook(enter),
+            attn.to_q.register_forward_hook(take_query),
+            attn.to_out[0].register_forward_pre_hook(add),  # type: ignore[index]
+            attn.register_forward_hook(leave),
+        ]
+
+    def _unfit(self, attn: Any) -> SeamError:
+        kind = type(getattr(attn, "processor", None)).__name__
+        return SeamError(
+            f"{kind} in {self.name} does not go through to_q and to_out[0] once each; "
+            "no identity branch can be added to it"
+        )
+
+    def check(self, attn: Attention) -> None:
+        """A processor set meanwhile is served just as well: the hooks are on the layer."""
+
+    def close(self, attn: Attention) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+_hosts: weakref.WeakKeyDictionary[nn.Module, HostProcessor | HookHost] = weakref.WeakKeyDictionary()
+
+
+def add_branch(name: str, attn: Attention, branch: Branch) -> None:
+    """Append ``branch`` to the layer's host, which is made if it is the first.
+
+    Raises:
+        SeamError: the user replaced the processor of a layer that already has a host.
+    """
+    host = _hosts.get(attn)
+    if host is None:
+        kernel = _kernel_for(attn)
+        host = HookHost(name, attn) if kernel is None else HostProcessor(name, attn, kernel)
+        _hosts[attn] = host
+    host.check(attn)
+    host.branches.append(branch)
+
+
+def remove_branch(attn: Attention, branch: Branch) -> None:
+    """Take ``branch`` out again; with the last one the layer gets back the very processor it had.
+
+    Raises:
+        SeamError: the user replaced the processor meanwhile; it stays in place.
+    """
+    host = _hosts[attn]
+    host.branches[:] = [other for other in host.branches if other is not branch]
+    if not host.branches:
+        del _hosts[attn]
+        host.close(attn)
