@@ -1,0 +1,40 @@
+"""diffusers-compatible pipelines: ``load_base`` and the InstantID drop-ins.
+
+Everything is imported on first use, so that ``import idpersona.pipelines`` loads neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from idpersona.pipelines.instantid_sd15 import StableDiffusionInstantIDPipeline
+    from idpersona.pipelines.instantid_sdxl import StableDiffusionXLInstantIDPipeline
+
+    from idpersona.keypoints import draw_kps
+    from idpersona.pipelines.base import load_base
+
+_WHERE = {
+    "StableDiffusionInstantIDPipeline": "idpersona.pipelines.instantid_sd15",
+    "StableDiffusionXLInstantIDPipeline": "idpersona.pipelines.instantid_sdxl",
+    "draw_kps": "idpersona.keypoints",
+    "load_base": "idpersona.pipelines.base",
+}
+
+__all__ = [
+    "StableDiffusionInstantIDPipeline",
+    "StableDiffusionXLInstantIDPipeline",
+    "draw_kps",
+    "load_base",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,120 @@
+"""``load_base``: a name, a folder or a hub id becomes a stock diffusers pipeline."""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from packaging.version import Version
+
+from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownName
+from idpersona.registry import get_weight, locate, weight_names
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_DTYPE_KEYWORD = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
+
+
+def load_base(
+    name: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+) -> DiffusionPipeline:
+    """Load the diffusion model underneath: a stock diffusers pipeline object, untouched by idpersona.
+
+    Components are loaded as their repository says: the safety checker of a hub model stays on, and code in
+    a repository is never run.
+
+    Args:
+        name: a base of the registry (``mini`` is shipped; ``sd15`` and ``sdxl`` are fetched by
+            ``idpersona models pull``), a folder with a ``model_index.json``, or a hub id ``owner/name``.
+        device: where to put it; None leaves it on the CPU.
+        dtype: of the weights (``fp32``, ``fp16``, ``bf16`` or a torch type); None is float32 on the CPU and
+            float16 on an accelerator.
+
+    Raises:
+        UnknownName: neither a registry name, nor a folder, nor the form of a hub id.
+        MissingWeights: the weights are not on this machine and cannot be fetched.
+        CheckpointError: the folder holds no stock diffusers pipeline, or a damaged one.
+        BadInput: the device or the dtype does not exist.
+    """
+    place = _device(device)
+    kind = _dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.float16)
+    source, variant = _find(name)
+    pipe = _load(source, variant, kind)
+    return pipe.to(place)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device or "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadInput(f"device '{device}' cannot be used: {_first_line(error)}") from error
+    return place
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in _DTYPES:
+        raise UnknownName("dtype", dtype, _DTYPES)
+    return _DTYPES[dtype]
+
+
+def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:
+    """Folder or hub id, and the file variant to load."""
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise CheckpointError(f"{folder} is no diffusers pipeline: it holds no model_index.json")
+        return folder, None
+    text = os.fspath(name)
+    bases = weight_names("base")
+    if text in bases:
+        return locate(text), get_weight(text).variant
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a single file: a base is a folder (save it with DiffusionPipeline.save_pretrained)"
+        )
+    if _HUB_ID.fullmatch(text):
+        return text, None
+    if isinstance(name, os.PathLike) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
+        raise MissingWeights(f"there is no folder {text}: give a base name ({', '.join(bases)}) or a hub id")
+    raise UnknownName("base", text, bases)
+
+
+def _load(source: str | Path, variant: str | None, dtype: torch.dtype) -> DiffusionPipeline:
+    local = isinstance(source, Path)
+    options: dict[str, Any] = {_DTYPE_KEYWORD: dtype, "variant": variant, "local_files_only": local}
+    try:
+        return DiffusionPipeline.from_pretrained(os.fspath(source), **options)
+    except torch.OutOfMemoryError:
+        raise
+    # diffusers, transformers, safetensors and the hub client share no error type for a bad checkpoint.
+    except Exception as error:
+        if local:
+            raise CheckpointError(f"{source} cannot be loaded as a base: {_first_line(error)}") from error
+        raise MissingWeights(
+            f"base '{source}' is no folder, not in the hub's cache, and could not be fetched "
+            f"({_first_line(error)}); without a network use 'mini' or a folder"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return textwrap.shorten(lines[0].rstrip(".: "), 160, placeholder=" …")
