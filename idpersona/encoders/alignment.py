@@ -1,0 +1,65 @@
+"""Bringing a face to a standard position from its five keypoints."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from idpersona.errors import BadInput
+from idpersona.keypoints import check_keypoints
+
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
+    dtype=np.float32,
+)
+"""Where ArcFace networks expect the five points in a crop of 112x112 pixels (arXiv:1801.07698)."""
+
+
+def similarity_transform(src: object, dst: object) -> np.ndarray:
+    """Rotation, uniform scale and shift that carry ``src`` to ``dst`` with the least squared error.
+
+    Args:
+        src, dst: ``[5, 2]`` points.
+
+    Returns:
+        float64 ``[2, 3]``: ``dst ≈ M[:, :2] @ src + M[:, 2]``; never a reflection. Umeyama, PAMI 1991.
+
+    Raises:
+        BadInput: wrong shapes, or source points that lie on one spot.
+    """
+    a = np.asarray(check_keypoints(src), dtype=np.float64)
+    b = np.asarray(check_keypoints(dst), dtype=np.float64)
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    centred_a, centred_b = a - mean_a, b - mean_b
+    spread = float((centred_a**2).sum() / len(a))
+    if spread < 1e-9:
+        raise BadInput("cannot align a face whose keypoints lie on one spot")
+    u, singular, vt = np.linalg.svd(centred_b.T @ centred_a / len(a))
+    signs = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
+    rotation = (u * signs) @ vt
+    matrix = rotation * float((singular * signs).sum() / spread)
+    return np.concatenate([matrix, (mean_b - matrix @ mean_a)[:, None]], axis=1)
+
+
+def align(image: Image.Image, keypoints: object, size: int = 112) -> Image.Image:
+    """Crop a face to ``size`` x ``size`` pixels with its keypoints at :data:`ARCFACE_TEMPLATE`.
+
+    Parts beyond the photo are black. For sizes that are multiples of 128 the template is centred in a wider
+    frame, as InsightFace does.
+
+    Raises:
+        BadInput: keypoints that cannot be aligned, or a size below 16.
+    """
+    import cv2
+
+    if size < 16:
+        raise BadInput(f"cannot align to {size} px: use 16 or more")
+    if size % 112 and size % 128 == 0:
+        template = ARCFACE_TEMPLATE * (size / 128) + np.array([8.0 * size / 128, 0], dtype=np.float32)
+    else:
+        template = ARCFACE_TEMPLATE * (size / 112)
+    matrix = similarity_transform(keypoints, template)
+    pixels = np.asarray(image.convert("RGB"))
+    return Image.fromarray(
+        cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
+    )

@@ -1,0 +1,218 @@
+"""From photos to an identity."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from idpersona.encoders.base import Encoder, Face, FaceEncoder, Faces, ObjectEncoder, compare_vectors, overlap
+from idpersona.encoders.catalogue import Subject, encoder_names, encoder_subject, get_encoder
+from idpersona.encoders.quality import measure_quality
+from idpersona.errors import BadInput, FaceChoiceError, NoFaceFound, PhotoError, UnknownName
+from idpersona.identity import Feature, Identity, MergeRule
+from idpersona.images import OpenedPhoto, Photo, open_photo_full, photo_name
+
+DEFAULT_ENCODER = "dlib"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    identity: Identity
+    vectors: dict[str, np.ndarray]
+    number: int
+
+
+def read_identity(
+    photos: Photo | Sequence[Photo],
+    encoder: str | Sequence[str] = DEFAULT_ENCODER,
+    *,
+    subject: Subject = "face",
+    face: int | None = None,
+    consent: bool = False,
+    merge: MergeRule = "mean",
+    weights: Sequence[float] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Identity:
+    """Read who (or what) is in one or more photos of one subject.
+
+    Args:
+        photos: one photo or several: paths, ``sample:NAME``, PIL images, uint8 RGB arrays ``[h, w, 3]``.
+        encoder: one registry name or several; each gives one feature.
+        subject: ``"face"`` looks for a face, ``"object"`` takes the whole photo.
+        face: number of the face to take from every photo, 0 being the largest. None takes the largest by
+            area and, when there are several, says so in ``warnings``.
+        consent: the subject agreed to this use.
+        merge: how several photos become one identity (:meth:`Identity.merge`).
+        weights: for ``merge="weighted"``, one number for each photo.
+        on_error: ``"skip"`` leaves out photos that cannot be read, with a warning, as long as one remains.
+
+    Returns:
+        Identity with keypoints and image size of the first photo that was read, and in ``warnings`` whatever
+        is doubtful: several faces, size, blur, turn of the face, photos of different people.
+
+    Raises:
+        PhotoError: a photo cannot be opened.
+        NoFaceFound: no face in a photo; says at which sizes it was looked at.
+        FaceChoiceError: there is no face of that number; lists the boxes of those found.
+        UnknownName, MissingWeights: no such encoder, or its weights are not here.
+        BadInput: no photo, or arguments that contradict each other.
+    """
+    encoders = _encoders(encoder, subject)
+    if face is not None and (isinstance(face, bool) or not isinstance(face, int) or face < 0):
+        raise FaceChoiceError(f"face is a number from 0 (the largest face) on, got {face!r}")
+    if face is not None and subject != "face":
+        raise BadInput("face=N is for subject='face'")
+    if on_error not in ("raise", "skip"):
+        raise BadInput(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    many = _listed(photos)
+    if weights is not None and len(weights) != len(many):
+        raise BadInput(f"give one weight for each of the {len(many)} photos")
+    readings: list[_Reading] = []
+    skipped: list[str] = []
+    for number, photo in enumerate(many, start=1):
+        label = f"photo {number}: " if len(many) > 1 else ""
+        try:
+            opened = open_photo_full(photo)
+            readings.append(_read_one(opened, encoders, subject, face, consent, label, number))
+        except (PhotoError, FaceChoiceError, UnknownName) as error:
+            if on_error == "raise" or (number == len(many) and not readings):
+                raise
+            # The name is left out: an identity file says nothing about where photos lay.
+            reason = str(error).replace(photo_name(photo), "the photo")
+            skipped.append(_printable(f"{label}left out: {reason}"))
+    kept = None if weights is None else [weights[reading.number - 1] for reading in readings]
+    joined = Identity.merge([reading.identity for reading in readings], merge, kept)
+    doubts = [*joined.warnings, *skipped, *_strangers(readings, encoders)]
+    return Identity(
+        kind=joined.kind,
+        features=joined.features,
+        keypoints=joined.keypoints,
+        image_size=joined.image_size,
+        sources=joined.sources,
+        consent=consent,
+        created=joined.created,
+        warnings=tuple(doubts),
+    )
+
+
+def _encoders(names: str | Sequence[str], subject: Subject) -> list[Encoder]:
+    wanted = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+    if not wanted:
+        raise BadInput("give at least one encoder")
+    for name in wanted:
+        if encoder_subject(name) != subject:
+            fitting = ", ".join(encoder_names(subject)) or "none is installed"
+            raise BadInput(f"encoder '{name}' does not read subject '{subject}'; those that do: {fitting}")
+    return [get_encoder(name) for name in wanted]
+
+
+def _listed(photos: Photo | Sequence[Photo]) -> list[Photo]:
+    if isinstance(photos, str | os.PathLike | Image.Image | np.ndarray):
+        return [photos]
+    many = list(photos)
+    if not many:
+        raise BadInput("give at least one photo")
+    return many
+
+
+def _read_one(
+    opened: OpenedPhoto,
+    encoders: Sequence[Encoder],
+    subject: Subject,
+    choice: int | None,
+    consent: bool,
+    label: str,
+    number: int,
+) -> _Reading:
+    doubts = [f"the photo {note}" if note.startswith("has") else note for note in opened.notes]
+    features: dict[str, Feature] = {}
+    first: Face | None = None
+    for encoder in encoders:
+        if isinstance(encoder, FaceEncoder):
+            found = encoder.detect(opened.image)
+            if not found:
+                raise NoFaceFound(opened.name, found.sizes_tried)
+            if first is None:
+                first = _choose(found, choice, opened.name, doubts)
+                doubts += measure_quality(opened.image, first).warnings()
+                taken = first
+            else:
+                taken = _same_face(found, first, encoder.name, opened.name)
+            values = encoder.embed(opened.image, taken)[None]
+        elif isinstance(encoder, ObjectEncoder):
+            values = encoder.embed_image(opened.image)
+        else:
+            raise BadInput(f"encoder {encoder!r} reads neither faces nor objects")
+        features[encoder.name] = Feature(
+            encoder=encoder.name,
+            values=values.astype(np.float32),
+            weights_sha256=encoder.weights_sha256,
+            preprocessing=encoder.preprocessing,
+            normalised=encoder.normalised,
+            licence=encoder.licence,
+        )
+    identity = Identity(
+        kind=subject,
+        features=features,
+        keypoints=None if first is None else first.keypoints,
+        image_size=opened.image.size,
+        sources=(opened.sha256,),
+        consent=consent,
+        warnings=tuple(_printable(label + doubt) for doubt in doubts),
+    )
+    return _Reading(identity, {name: f.values.mean(axis=0) for name, f in features.items()}, number)
+
+
+def list_boxes(faces: Sequence[Face]) -> str:
+    """Faces as text: number, corner and size of each box in pixels, largest first."""
+    return "; ".join(
+        f"face {i}: {f.width:.0f}x{f.height:.0f} px at ({f.box[0]:.0f}, {f.box[1]:.0f})"
+        for i, f in enumerate(faces)
+    )
+
+
+def _choose(found: Faces, choice: int | None, name: str, doubts: list[str]) -> Face:
+    if choice is not None:
+        if choice >= len(found):
+            raise FaceChoiceError(f"{name} has no face {choice}; found: {list_boxes(found)}")
+        return found[choice]
+    if len(found) > 1:
+        doubts.append(
+            f"{len(found)} faces, the largest (face 0) was taken; choose with --face N: "
+            + list_boxes(found[:12])
+        )
+    return found[0]
+
+
+def _same_face(found: Faces, wanted: Face, encoder: str, name: str) -> Face:
+    nearest = max(found, key=lambda face: overlap(face, wanted))
+    if overlap(nearest, wanted) < 0.2:
+        raise NoFaceFound(f"{name} by encoder '{encoder}' at the place of the chosen face", found.sizes_tried)
+    return nearest
+
+
+def _strangers(readings: Sequence[_Reading], encoders: Sequence[Encoder]) -> list[str]:
+    """Photos that look like another person than the mean of the remaining ones, by the first face encoder."""
+    encoder = encoders[0]
+    if len(readings) < 2 or not isinstance(encoder, FaceEncoder):
+        return []
+    vectors = np.stack([reading.vectors[encoder.name] for reading in readings])
+    doubts = []
+    for row, reading in enumerate(readings):
+        others = np.delete(vectors, row, axis=0).mean(axis=0)
+        likeness = compare_vectors(vectors[row], others, encoder.measure)
+        if likeness < encoder.threshold:
+            doubts.append(
+                f"photo {reading.number} may show someone else: {encoder.measure} to the other photos is "
+                f"{likeness:.2f}, one person has {encoder.threshold:.2f} or more ({encoder.name})"
+            )
+    return doubts
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)[:1000]
