@@ -9,11 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from idpersona.pipelines.instantid_sd15 import StableDiffusionInstantIDPipeline
-    from idpersona.pipelines.instantid_sdxl import StableDiffusionXLInstantIDPipeline
-
     from idpersona.keypoints import draw_kps
     from idpersona.pipelines.base import load_base
+    from idpersona.pipelines.instantid_sd15 import StableDiffusionInstantIDPipeline
+    from idpersona.pipelines.instantid_sdxl import StableDiffusionXLInstantIDPipeline
 
 _WHERE = {
     "StableDiffusionInstantIDPipeline": "idpersona.pipelines.instantid_sd15",

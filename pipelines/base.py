@@ -10,7 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from packaging.version import Version
 
 from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownName

@@ -1,0 +1,145 @@
+"""What InstantID adds to a stock ControlNet pipeline, whatever its base.
+
+Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:2401.07519).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
+from idpersona.errors import BadInput
+from idpersona.pipelines.identitynet import identity_context
+from idpersona.seams.cross import cross_scope
+from idpersona.seams.scale import check_scale
+from idpersona.seams.tokens import TokenBranch
+
+PARTS = ("projector", "cross_attention")
+
+
+class LateComponents:
+    """``_optional_components`` of a pipeline whose adapter may be loaded after the base.
+
+    diffusers asks the class which components a checkpoint may lack, and an instance which of its own it
+    can do without. The adapter's parts may be lacking, but once loaded no identity is drawn without them.
+    """
+
+    def __init__(self, stock: Sequence[str]):
+        self.stock = list(stock)
+
+    def __get__(self, pipe: Any, owner: type | None = None) -> list[str]:
+        return self.stock + [name for name in PARTS if pipe is None or vars(pipe).get(name) is None]
+
+
+class InstantIDMixin:
+    """Loading, scale and identity of an InstantID pipeline; mixed into diffusers' ControlNet pipelines."""
+
+    projector: InstantIDProjector | None
+    cross_attention: IdentityCrossAttention | None
+    controlnet: Any
+    unet: Any
+    identity_scale: float
+
+    def load_ip_adapter_instantid(
+        self,
+        model_ckpt: str | os.PathLike[str],
+        image_emb_dim: int | None = None,
+        num_tokens: int | None = None,
+        scale: float = 0.5,
+    ) -> None:
+        """Load projector and identity cross-attention, in the published or the community layout.
+
+        Args:
+            model_ckpt: ``ip-adapter.bin``, a ``.safetensors`` file of the same keys, or a folder that holds
+                either. Pickles are read with ``weights_only=True``.
+            image_emb_dim: length of a face vector; read from the checkpoint, checked if given.
+            num_tokens: identity tokens; read from the checkpoint, checked if given.
+            scale: of the identity cross-attention, at least 0.
+
+        Raises:
+            CheckpointError: keys are missing, unexpected or misshapen (the first three are named).
+            BadInput: ``image_emb_dim`` or ``num_tokens`` is not what the checkpoint holds.
+        """
+        from idpersona.adapters.instantid.convert import load_parts
+
+        identity_scale = check_scale(scale)
+        projector, cross_attention = load_parts(model_ckpt, self.unet)
+        for name, asked, held in (
+            ("image_emb_dim", image_emb_dim, projector.config["embedding_dim"]),
+            ("num_tokens", num_tokens, projector.config["num_tokens"]),
+        ):
+            if asked is not None and asked != held:
+                raise BadInput(f"{name} is {asked}, but {os.fspath(model_ckpt)} was made for {held}")
+        parts = {"projector": projector, "cross_attention": cross_attention}
+        for part in parts.values():
+            part.to(device=self.unet.device, dtype=self.unet.dtype).eval()  # type: ignore[call-arg]
+        self.register_modules(**parts)  # type: ignore[attr-defined]
+        self.identity_scale = identity_scale
+
+    def set_ip_adapter_scale(self, scale: Any) -> None:
+        """Set the scale of the identity cross-attention, a number of at least 0 (also ``identity_scale``).
+
+        While a plain IP-Adapter is loaded (``load_ip_adapter``), this sets that one's scale, as in diffusers.
+        """
+        if getattr(self.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj":
+            super().set_ip_adapter_scale(scale)  # type: ignore[misc]
+        else:
+            self.identity_scale = check_scale(scale)
+
+    @contextlib.contextmanager
+    def _identity(self, image_embeds: Any, prompts: int) -> Iterator[None]:
+        """Put the person into UNet and IdentityNet for the length of one call."""
+        if self.projector is None or self.cross_attention is None:
+            raise BadInput("no identity adapter is loaded: call load_ip_adapter_instantid(path) first")
+        width = self.projector.config["embedding_dim"]
+        faces = face_vectors(image_embeds, width, prompts)
+        device, dtype = self._execution_device, self.unet.dtype  # type: ignore[attr-defined]
+        faces = faces.to(device=device, dtype=self.projector.dtype)
+        # The unconditional half is the projector's answer to nobody, not a row of zeros.
+        tokens = self.projector(torch.cat([torch.zeros_like(faces[:1]), faces])).to(dtype)
+        nobody, people = tokens[:1], tokens[1:]
+        # Of several ControlNets the first is IdentityNet; the others keep the text.
+        net = self.controlnet.nets[0] if hasattr(self.controlnet, "nets") else self.controlnet
+        branch = TokenBranch(self.cross_attention, people, unconditional=nobody, scale=self.identity_scale)
+        with identity_context(net, self, people, nobody), cross_scope(self.unet, [branch], pipe=self):
+            yield
+
+
+def face_vectors(image_embeds: Any, width: int, prompts: int) -> Tensor:
+    """Face vectors as float32 [people, photos, width]; people is 1 or ``prompts``.
+
+    [width] or [photos, width] is one person for all prompts; so is [n, photos, width], whose vectors then
+    count as photos of one person, unless n is the number of prompts: then each prompt has its own person.
+
+    Raises:
+        BadInput: not given, of another width, or not finite.
+    """
+    if image_embeds is None:
+        raise BadInput("image_embeds is needed: the face vector of the person to draw")
+    try:
+        if isinstance(image_embeds, (list, tuple)):
+            vectors = torch.stack([torch.as_tensor(one).float() for one in image_embeds])
+        else:
+            vectors = torch.as_tensor(image_embeds).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"image_embeds must be numbers of shape [photos, {width}]: {error}") from error
+    if vectors.ndim not in (1, 2, 3) or vectors.shape[-1] != width or not vectors.numel():
+        raise BadInput(f"image_embeds must be of shape [photos, {width}], got {tuple(vectors.shape)}")
+    if not bool(torch.isfinite(vectors).all()):
+        raise BadInput("image_embeds holds a value that is not finite")
+    if vectors.ndim == 3 and vectors.shape[0] == prompts:
+        return vectors
+    return vectors.reshape(1, -1, width)
+
+
+def count_prompts(prompt: str | list[str] | None, prompt_embeds: Tensor | None) -> int:
+    """Number of prompts in a call, before ``num_images_per_prompt``."""
+    if isinstance(prompt, list):
+        return len(prompt)
+    return 1 if prompt_embeds is None or prompt is not None else prompt_embeds.shape[0]
