@@ -1,0 +1,64 @@
+"""Adapters: trained (or training-free) methods that put an identity into a diffusion model."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from idpersona.adapters.base import Adapter
+
+METHODS = {"instantid": ("idpersona.adapters.instantid.adapter", "InstantID")}
+"""Registry name of a method -> (module, class), imported when it is asked for."""
+
+__all__ = ["METHODS", "adapter_class", "adapter_names", "load_adapter"]
+
+
+def adapter_names() -> tuple[str, ...]:
+    """Registry names of all methods."""
+    return tuple(METHODS)
+
+
+def adapter_class(name: str) -> type[Adapter]:
+    """The class of a method.
+
+    Raises:
+        UnknownName: no such method; the nearest names are offered.
+    """
+    from importlib import import_module
+
+    from idpersona.errors import UnknownName
+
+    if name not in METHODS:
+        raise UnknownName("adapter", name, METHODS)
+    module, attribute = METHODS[name]
+    return getattr(import_module(module), attribute)
+
+
+def load_adapter(
+    name: str | os.PathLike[str],
+    base: Any = "mini",
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    **options: Any,
+) -> Adapter:
+    """Load an adapter by registry name, folder or hub id.
+
+    Args:
+        name: ``instantid``, a folder of ours (``adapter.json``) or of a published layout, or a hub id.
+        base: what it will be attached to: a registry name, a folder, a hub id or a pipeline object.
+        device: None takes that of ``base`` if it is a pipeline, else the CPU.
+        dtype: None takes that of ``base`` if it is a pipeline, else float32.
+        options: given to the adapter's ``from_pretrained``.
+
+    Raises:
+        UnknownName: no such adapter.
+        MissingWeights: the weights are not on this machine.
+        CheckpointError: they are damaged, or do not fit ``base``.
+    """
+    from idpersona.adapters.loading import load
+
+    return load(name, base, device=device, dtype=dtype, **options)

@@ -21,6 +21,8 @@ class InstantIDConfig:
         dim, depth, dim_head, heads, ff_mult: sizes of the projector.
         num_tokens: identity tokens it gives.
         output_dim: width of a token, the context width of the base's cross-attention.
+        framing: (eye distance as a part of the width, eye line as a part of the height) at which a face is
+            placed when no pose is given, for bases trained on one framing; None fits the whole photo.
         kps_radius, kps_stick_width: pixels, size of the key points and limbs that are drawn.
         resize_max_side, resize_min_side, resize_multiple: pixels, the rule for pose pictures.
     """
@@ -35,6 +37,7 @@ class InstantIDConfig:
     num_tokens: int = 16
     output_dim: int = 2048
     ff_mult: int = 4
+    framing: tuple[float, float] | None = None
     kps_radius: int = 10
     kps_stick_width: int = 4
     resize_max_side: int = 1280
@@ -43,12 +46,17 @@ class InstantIDConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            wanted = type(field.default)
-            if type(value) is not wanted or (wanted is int and value < 1):
-                raise CheckpointError(
-                    f"InstantID configuration: {field.name} = {value!r} is not a valid {wanted.__name__}"
+            value, wanted = getattr(self, field.name), type(field.default)
+            if field.name == "framing":
+                valid = value is None or (
+                    isinstance(value, tuple)
+                    and len(value) == 2
+                    and all(isinstance(part, float) and 0 < part < 1 for part in value)
                 )
+            else:
+                valid = type(value) is wanted and (wanted is not int or value >= 1)
+            if not valid:
+                raise CheckpointError(f"InstantID configuration: {field.name} cannot be {value!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InstantIDConfig:
@@ -61,6 +69,9 @@ class InstantIDConfig:
         unknown = [name for name in values if name not in known]
         if unknown:
             raise CheckpointError(f"InstantID configuration: unknown field {', '.join(unknown[:3])}")
+        framing = values.get("framing")
+        if isinstance(framing, list):
+            values = {**values, "framing": tuple(framing)}
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -121,10 +121,12 @@ class IdentityCrossAttention(ModelMixin, ConfigMixin):
         layers = cross_layers(unet)
         module = cls({name: (attn.inner_dim, attn.cross_attention_dim) for name, attn in layers.items()})
         if copy_weights:
-            for name, attn in layers.items():
-                pair = module.get_submodule(name)
-                pair.get_submodule("to_k_ip").load_state_dict({"weight": attn.to_k.state_dict()["weight"]})
-                pair.get_submodule("to_v_ip").load_state_dict({"weight": attn.to_v.state_dict()["weight"]})
+            own = {
+                f"{name}.{kind}_ip.weight": attn.get_submodule(kind).state_dict()["weight"]
+                for name, attn in layers.items()
+                for kind in ("to_k", "to_v")
+            }
+            module.load_state_dict(own)
         return module
 
     def forward(

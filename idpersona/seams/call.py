@@ -105,14 +105,22 @@ class Call:
         return ([0] * conditional if unconditional else own) + own
 
 
+def _check_pipeline(pipe: Any) -> None:
+    kind = type(pipe)
+    if not hasattr(kind, "do_classifier_free_guidance"):
+        raise SeamError(f"{kind.__name__} does not tell which rows are unconditional")
+    if any(hasattr(kind, name) for name in ("do_perturbed_attention_guidance", "image_guidance_scale")):
+        raise SeamError(f"{kind.__name__} guides by three passes in one batch, which is not supported")
+
+
 @contextlib.contextmanager
 def call_scope(model: nn.Module, pipe: Any = None) -> Iterator[Call]:
     """Keep a :class:`Call` up to date with every forward pass of ``model`` for the length of the scope.
 
     ``pipe`` is a diffusers pipeline, or None for a bare model, all of whose rows are then conditional.
     """
-    if pipe is not None and not hasattr(type(pipe), "do_classifier_free_guidance"):
-        raise SeamError(f"{type(pipe).__name__} does not tell which rows are unconditional")
+    if pipe is not None:
+        _check_pipeline(pipe)
     call = Call(pipe)
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

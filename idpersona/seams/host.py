@@ -83,8 +83,8 @@ class HostProcessor:
             context = encoder_hidden_states
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
-        query = attn.to_q(hidden_states)
-        text = self.kernel(attn, query, attn.to_k(context), attn.to_v(context), attention_mask)
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)  # type: ignore[misc]
+        text = self.kernel(attn, query, key, value, attention_mask)
         result = _add_branches(self.branches, attn, query, text)
         result = attn.to_out[1](attn.to_out[0](result))  # type: ignore[index]
         return result / attn.rescale_output_factor
@@ -92,8 +92,8 @@ class HostProcessor:
     def check(self, attn: Attention) -> None:
         if attn.processor is not self:
             raise SeamError(
-                f"the attention processor of {self.name} was replaced by {type(attn.processor).__name__} while "
-                "an adapter was attached; it was left in place: set processors before attaching or after that"
+                f"the processor of {self.name} was replaced by {type(attn.processor).__name__} while an "
+                "adapter was attached; it was left in place: set processors before attaching or after detaching"
             )
 
     def close(self, attn: Attention) -> None:

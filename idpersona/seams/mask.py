@@ -66,5 +66,6 @@ def mask_at(mask: Tensor, size: tuple[int, int], tokens: int, layer: str) -> Ten
 
 def mask_like(mask: Tensor, residual: Tensor, rows: Sequence[int]) -> Tensor:
     """``mask`` [P, 1, H, W] as [rows, 1, h, w] for a residual, shrunk by averaging each cell."""
-    small = F.adaptive_avg_pool2d(mask.to(residual.device), residual.shape[-2:]).to(residual.dtype)
+    size = (residual.shape[-2], residual.shape[-1])
+    small = F.adaptive_avg_pool2d(mask.to(residual.device), size).to(residual.dtype)
     return small[list(rows)]

@@ -1,0 +1,156 @@
+"""What every adapter is: trained parts, the encoders it reads with, a scope that puts it into a pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from idpersona.adapters.checkpoint import read_json
+from idpersona.errors import BadInput, CheckpointError, OutputError
+from idpersona.identity import Identity
+
+FORMAT_VERSION = 1
+People = Identity | Sequence[Identity]
+
+
+class Adapter:
+    """Base of all adapters.
+
+    A saved adapter is a folder with ``adapter.json`` (method, version, configuration) and one sub-folder per
+    trained part, each a diffusers component in safetensors.
+    """
+
+    name: ClassVar[str]
+    """Registry name of the method."""
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Encoders whose features an identity must hold for this adapter."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """Trained parts by the name of their sub-folder."""
+        raise NotImplementedError
+
+    def attach(
+        self,
+        pipe: Any,
+        identity: People | None = None,
+        *,
+        scale: float | Mapping[str, float] = 1.0,
+        pose: Any = None,
+        mask: Any = None,
+        start: float = 0.0,
+        end: float = 1.0,
+        **options: Any,
+    ) -> contextlib.AbstractContextManager[None]:
+        """A scope inside which ``pipe``, a stock diffusers pipeline, draws ``identity``.
+
+        Args:
+            pipe: the pipeline; on leaving the scope, also by an exception, it is what it was before.
+            identity: one for all prompts, or one per prompt of the list given to the pipeline.
+            scale: strength, one number for all or by name; 0 leaves the pipeline untouched.
+            pose: where the face goes; None takes the identity's own keypoints, fitted to the canvas.
+            mask: region of the canvas outside of which nothing is added, [H, W] in 0..1 or a picture.
+            start, end: the part of the steps in which the adapter acts, as fractions.
+
+        Raises:
+            BadInput: an argument is out of its range, or the identity lacks what the adapter needs.
+            SeamError: the pipeline cannot take the adapter.
+        """
+        raise NotImplementedError
+
+    def check_fits(self, unet: nn.Module) -> None:
+        """Raises CheckpointError, naming layers, unless the trained parts fit ``unet``."""
+        raise NotImplementedError
+
+    def read(self, photos: Any, **options: Any) -> Identity:
+        """Read an identity from one or more photos with the encoders this adapter needs.
+
+        ``options`` go to :func:`idpersona.read_identity`.
+        """
+        from idpersona import read_identity
+
+        return read_identity(photos, encoder=self.encoders, **options)
+
+    @property
+    def device(self) -> torch.device:
+        return next(next(iter(self.parts.values())).parameters()).device
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the trained parts; returns the adapter itself."""
+        for part in self.parts.values():
+            part.to(device=device, dtype=dtype)
+        return self
+
+    def config_dict(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the adapter as a folder of safetensors; returns the folder.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        target = Path(folder)
+        head = {"format_version": FORMAT_VERSION, "method": self.name, "config": self.config_dict()}
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            for name, part in self.parts.items():
+                part.save_pretrained(target / name, safe_serialization=True)  # type: ignore[operator]
+            # Last, so that a folder that is only half written is not taken for an adapter.
+            (target / "adapter.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write the adapter to {target}: {error}") from error
+        return target
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+        """Load an adapter from a folder; CheckpointError names what does not fit."""
+        raise NotImplementedError
+
+
+def read_head(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """``adapter.json`` of a saved adapter: ``format_version``, ``method``, ``config``.
+
+    Raises:
+        CheckpointError: missing, damaged, or of a newer version.
+    """
+    path = Path(folder) / "adapter.json"
+    head = read_json(path)
+    version = head.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise CheckpointError(f"{path} states no format_version")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has version {version}, this idpersona reads up to {FORMAT_VERSION}: update idpersona"
+        )
+    if not isinstance(head.get("method"), str) or not isinstance(head.get("config"), dict):
+        raise CheckpointError(f"{path} states no method and config")
+    return head
+
+
+def as_people(identity: People | None, name: str) -> list[Identity]:
+    """One or more identities as a list.
+
+    Raises:
+        BadInput: none is given, or something else than identities.
+    """
+    people = [identity] if isinstance(identity, Identity) else list(identity or ())
+    if not people:
+        raise BadInput(f"{name} needs an identity: adapter.attach(pipe, adapter.read('me.jpg'))")
+    for person in people:
+        if not isinstance(person, Identity):
+            raise BadInput(
+                f"{name} needs identities, got {type(person).__name__}: read photos with adapter.read"
+            )
+    return people

@@ -1,0 +1,126 @@
+"""Reading tensors from files and putting them into modules, strictly: every key and shape is checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from idpersona.errors import CheckpointError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+State = dict[str, Tensor]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable or holds no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return values
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a safetensors file or of a published pickle that holds nothing but tensors.
+
+    Pickles are read with ``weights_only=True``: code in them is never run.
+
+    Raises:
+        CheckpointError: missing, damaged, or a pickle that wants more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged or holds more than tensors; it was not loaded, because a pickle can run code"
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    return content
+
+
+def only_tensors(values: Mapping[str, Any], where: str) -> State:
+    """``values`` as tensors by name, a leading ``module.`` taken off.
+
+    Raises:
+        CheckpointError: something in it is no tensor; it is named.
+    """
+    wrong = [str(key) for key, value in values.items() if not isinstance(value, Tensor)]
+    if wrong or not values:
+        raise CheckpointError(f"{where} holds no tensors at: {', '.join(wrong[:3]) or '(it is empty)'}")
+    return {str(key).removeprefix("module."): value for key, value in values.items()}
+
+
+def fill(module: ModuleT, state: Mapping[str, Tensor], where: str) -> ModuleT:
+    """Put ``state`` into ``module`` (which may lie on the meta device), in evaluation mode.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen keys; the first three of each are named.
+    """
+    wanted = module.state_dict()
+    missing = [key for key in wanted if key not in state]
+    extra = [key for key in state if key not in wanted]
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or extra or misshapen:
+        raise CheckpointError.from_keys(where, missing, extra, misshapen)
+    module.load_state_dict(dict(state), strict=True, assign=True)
+    return module.eval()
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    stem = "diffusion_pytorch_model"
+    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{stem}.bin"):
+        if (folder / name).is_file():
+            yield folder / name
+
+
+def load_component(kind: type[Any], folder: Path) -> Any:
+    """A diffusers component saved with ``save_pretrained``, in the dtype it was saved in.
+
+    diffusers itself only warns of missing keys and fills them with random numbers; this refuses.
+
+    Raises:
+        CheckpointError: configuration or weights are missing or do not belong together.
+    """
+    config = read_json(folder / "config.json")
+    file = next(_weight_files(folder), None)
+    if file is None:
+        raise CheckpointError(f"{folder} holds no diffusion_pytorch_model.safetensors")
+    return fill(build(kind, config, str(folder)), only_tensors(read_tensors(file), str(file)), str(file))
+
+
+def build(kind: type[Any], config: Mapping[str, Any], where: str) -> Any:
+    """An instance on the meta device from its configuration; CheckpointError if that does not make sense."""
+    try:
+        with torch.device("meta"):
+            return kind.from_config(dict(config))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{where}: the configuration of {kind.__name__} is not valid: {error}"
+        ) from error

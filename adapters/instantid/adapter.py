@@ -1,0 +1,249 @@
+"""InstantID: a face into a diffusion model by identity cross-attention and IdentityNet.
+
+Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:2401.07519).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from torch import Tensor, nn
+
+from idpersona.adapters.base import Adapter, People, as_people, read_head
+from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.instantid.config import InstantIDConfig
+from idpersona.adapters.instantid.convert import Published, read_published
+from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
+from idpersona.adapters.instantid.pose import PoseDrawer
+from idpersona.errors import BadInput, CheckpointError
+from idpersona.identity import Identity
+from idpersona.seams.call import Call
+from idpersona.seams.cross import cross_layers
+from idpersona.seams.mask import as_mask
+from idpersona.seams.residual import ControlNetBranch
+from idpersona.seams.scale import check_scale, check_window
+from idpersona.seams.scope import attach_scope, denoiser
+from idpersona.seams.tokens import TokenBranch
+
+
+class InstantID(Adapter):
+    """Identity tokens beside the text in every cross-attention layer, and IdentityNet for the face's place.
+
+    Args:
+        projector: face vector to identity tokens.
+        cross_attention: keys and values of the tokens for each layer.
+        identitynet: a ControlNet that takes the tokens instead of the text; None if it is not at hand, and
+            then the adapter works with ``scale={"net": 0}`` only.
+        config: what the tensors do not say.
+    """
+
+    name: ClassVar[str] = "instantid"
+
+    def __init__(
+        self,
+        projector: InstantIDProjector,
+        cross_attention: IdentityCrossAttention,
+        identitynet: ControlNetModel | None = None,
+        config: InstantIDConfig | None = None,
+    ):
+        self.projector, self.cross_attention, self.identitynet = projector, cross_attention, identitynet
+        self.config = config or InstantIDConfig()
+        sizes = self.config.projector_sizes()
+        wrong = [key for key, value in sizes.items() if projector.config[key] != value]
+        if wrong:
+            raise CheckpointError(
+                f"InstantID's projector differs from its configuration in {', '.join(wrong[:3])}"
+            )
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return (self.config.encoder,)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {
+            "projector": self.projector,
+            "cross_attention": self.cross_attention,
+        }
+        if self.identitynet is not None:
+            parts["identitynet"] = self.identitynet
+        return parts
+
+    def config_dict(self) -> dict[str, Any]:
+        return self.config.to_dict()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+        """Load from our own layout (``adapter.json``) or, without it, from a published one.
+
+        ``options`` for a published layout: ``layers`` and ``dim_head``, as
+        :func:`~idpersona.adapters.instantid.convert.read_published` takes them, and fields of
+        :class:`InstantIDConfig` that tensors do not show.
+
+        Raises:
+            CheckpointError: keys, shapes or configuration do not fit.
+        """
+        folder = Path(folder)
+        if not (folder / "adapter.json").is_file():
+            return cls.from_published(folder, **options)
+        head = read_head(folder)
+        if head["method"] != cls.name:
+            raise CheckpointError(f"{folder} is an adapter of method '{head['method']}', not {cls.name}")
+        net = folder / "identitynet"
+        return cls(
+            load_component(InstantIDProjector, folder / "projector"),
+            load_component(IdentityCrossAttention, folder / "cross_attention"),
+            load_component(ControlNetModel, net) if net.is_dir() else None,
+            InstantIDConfig.from_dict(head["config"]),
+        )
+
+    @classmethod
+    def from_published(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        layers: Iterable[str] | None = None,
+        dim_head: int = 64,
+        identitynet: ControlNetModel | None = None,
+        **fields: Any,
+    ) -> Self:
+        """Load a published checkpoint; its sizes are read from its tensors.
+
+        Raises:
+            CheckpointError: a part is missing, or keys or shapes do not fit.
+        """
+        found = read_published(path, layers=layers, dim_head=dim_head)
+        if found.projector is None or found.cross_attention is None:
+            lacking = "image_proj" if found.projector is None else "ip_adapter"
+            raise CheckpointError(f"{path} holds only a part of InstantID: {lacking} is missing")
+        sizes = {key: found.projector.config[key] for key in InstantIDConfig().projector_sizes()}
+        config = dataclasses.replace(InstantIDConfig(**sizes), **fields)
+        return cls(found.projector, found.cross_attention, identitynet or found.identitynet, config)
+
+    def published(self) -> Published:
+        """The parts, ready for :func:`~idpersona.adapters.instantid.convert.write_published`."""
+        return Published(self.projector, self.cross_attention, self.identitynet)
+
+    def check_fits(self, unet: nn.Module) -> None:
+        """Raises CheckpointError unless the cross-attention has exactly the layers and widths of ``unet``."""
+        base = {name: [a.inner_dim, a.cross_attention_dim] for name, a in cross_layers(unet).items()}
+        own = {name: list(size) for name, size in self.cross_attention.config["geometry"].items()}
+        missing = [name for name in base if name not in own]
+        extra = [name for name in own if name not in base]
+        other = [f"{n} {own[n]} instead of {size}" for n, size in base.items() if n in own and own[n] != size]
+        if missing or extra or other:
+            raise CheckpointError.from_keys(
+                f"this InstantID and {type(unet).__name__}", missing, extra, other
+            )
+
+    @torch.no_grad()
+    def tokens(self, people: People) -> Tensor:
+        """Identity tokens [people, num_tokens, output_dim].
+
+        Raises:
+            IdentityFileError: an identity lacks the encoder's feature.
+            BadInput: the feature has another length, or is normalised where it must not be.
+        """
+        rows = []
+        for person in as_people(people, self.name):
+            feature = person.feature(self.config.encoder, needed_by=self.name)
+            if feature.dim != self.config.embedding_dim:
+                raise BadInput(
+                    f"feature '{feature.encoder}' has length {feature.dim}, "
+                    f"this {self.name} takes {self.config.embedding_dim}"
+                )
+            if feature.normalised != self.config.normalised:
+                wanted = "unit length" if self.config.normalised else "the encoder's own length"
+                raise BadInput(f"{self.name} needs vectors of {wanted} from '{feature.encoder}': read again")
+            values = torch.tensor(feature.values, device=self.device)
+            rows.append(self.projector(values[None]))
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def unconditional_tokens(self) -> Tensor:
+        """What unconditional rows see: the projector applied to zeros, [1, num_tokens, output_dim]."""
+        return self.projector(torch.zeros(1, self.config.embedding_dim, device=self.device))
+
+    @contextlib.contextmanager
+    def attach(
+        self,
+        pipe: Any,
+        identity: People | None = None,
+        *,
+        scale: float | Mapping[str, float] = 1.0,
+        pose: Any = None,
+        mask: Any = None,
+        start: float = 0.0,
+        end: float = 1.0,
+        **options: Any,
+    ) -> Iterator[None]:
+        """See :meth:`Adapter.attach`; ``pose`` as for :class:`~idpersona.adapters.instantid.pose.PoseDrawer`.
+
+        ``scale`` may name ``identity`` (cross-attention) and ``net`` (IdentityNet), each 1 if left out, and
+        layer patterns such as ``up_blocks.0``, which replace ``identity`` there.
+
+        Options:
+            net_start, net_end: window of IdentityNet, where it differs from ``start`` and ``end``.
+            guess_mode: IdentityNet acts on the conditional rows only.
+        """
+        window = (options.pop("net_start", start), options.pop("net_end", end))
+        guess_mode = bool(options.pop("guess_mode", False))
+        if options:
+            raise BadInput(
+                f"{self.name} knows no option {', '.join(options)}; it has net_start, net_end, guess_mode"
+            )
+        check_window(start, end)
+        check_window(*window)
+        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "net": scale}
+        own = check_scale(named.pop("identity", 1.0), "scale identity")
+        net = check_scale(named.pop("net", 1.0), "scale net")
+        people = as_people(identity, self.name)
+        self.check_fits(denoiser(pipe))
+        self.to(pipe._execution_device)
+        masks = None if mask is None else as_mask(mask)
+        tokens, unconditional = self.tokens(people), self.unconditional_tokens()
+        cross = TokenBranch(
+            self.cross_attention,
+            tokens,
+            unconditional=unconditional,
+            scale=own,
+            scales=named,
+            mask=masks,
+            start=start,
+            end=end,
+        )
+        residual = []
+        if net > 0:
+            if self.identitynet is None:
+                raise BadInput(f"this {self.name} has no IdentityNet: attach it with scale={{'net': 0}}")
+            residual.append(
+                ControlNetBranch(
+                    self.identitynet,
+                    self._picture(pipe, pose, people),
+                    tokens=tokens,
+                    unconditional=unconditional,
+                    scale=net,
+                    mask=masks,
+                    start=window[0],
+                    end=window[1],
+                    guess_mode=guess_mode,
+                )
+            )
+        with attach_scope(pipe, cross=[cross], residual=residual):
+            yield
+
+    def _picture(self, pipe: Any, pose: Any, people: list[Identity]) -> Callable[[Call], Tensor]:
+        draw = PoseDrawer(pose, people, self.config, self.read)
+
+        def picture(call: Call) -> Tensor:
+            factor = pipe.vae_scale_factor
+            return draw((call.size[1] * factor, call.size[0] * factor))
+
+        return picture

@@ -1,0 +1,111 @@
+"""Where the face goes: from an identity, keypoints, a photo or a ready drawing to IdentityNet's picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from idpersona.adapters.instantid.config import InstantIDConfig
+from idpersona.errors import BadInput
+from idpersona.identity import Identity
+from idpersona.keypoints import check_keypoints, draw_kps, fit_keypoints
+
+Canvas = tuple[int, int]
+"""Width and height in pixels."""
+
+
+def to_tensor(image: Image.Image, canvas: Canvas) -> Tensor:
+    """RGB picture to float32 [1, 3, H, W] in 0..1, resized to the canvas if it has another size."""
+    image = image.convert("RGB")
+    if image.size != canvas:
+        image = image.resize(canvas, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image, dtype=np.float32) / 255).permute(2, 0, 1)[None]
+
+
+def is_drawing(image: Image.Image) -> bool:
+    """Whether a picture is a keypoint drawing: most of it is exactly black, as ``draw_kps`` leaves it."""
+    pixels = np.asarray(image.convert("RGB"))
+    return bool((pixels.max(axis=2) == 0).mean() > 0.5)
+
+
+class PoseDrawer:
+    """Gives IdentityNet's picture [people or 1, 3, H, W] in 0..1 for a canvas size.
+
+    Args:
+        pose: None (each identity's own keypoints, fitted to the canvas by the configured framing), an
+            :class:`Identity` (its keypoints as they lie in its photo, fitted to the canvas), keypoints
+            [5, 2] or [people, 5, 2] in canvas pixels, a keypoint drawing (picture, or tensor
+            [people, 3, H, W] in 0..1), a photo, or a sequence of these, one per identity. A picture counts
+            as a drawing when most of it is exactly black, otherwise as a photo whose face is looked for.
+        read: reads an identity from a photo.
+
+    Raises:
+        BadInput: none of these, or a needed identity holds no keypoints.
+    """
+
+    def __init__(
+        self,
+        pose: Any,
+        people: Sequence[Identity],
+        config: InstantIDConfig,
+        read: Callable[[Any], Identity],
+    ):
+        self._config, self._read = config, read
+        if pose is None:
+            self._poses = [self._fitted(person, config.framing) for person in people]
+        elif isinstance(pose, (list, tuple)) and not _is_points(pose):
+            if len(pose) != len(people):
+                raise BadInput(f"{len(pose)} poses for {len(people)} identities")
+            self._poses = [self._one(single) for single in pose]
+        elif isinstance(pose, np.ndarray) and pose.ndim == 3 and pose.dtype != np.uint8:
+            if len(pose) not in (1, len(people)):
+                raise BadInput(f"{len(pose)} poses for {len(people)} identities")
+            self._poses = [self._one(single) for single in pose]
+        else:
+            self._poses = [self._one(pose)]
+
+    def __call__(self, canvas: Canvas) -> Tensor:
+        return torch.cat([draw(canvas) for draw in self._poses])
+
+    def _draw(self, points: np.ndarray, canvas: Canvas) -> Tensor:
+        config = self._config
+        drawing = draw_kps(canvas, points, radius=config.kps_radius, stick_width=config.kps_stick_width)
+        return to_tensor(drawing, canvas)
+
+    def _fitted(self, person: Identity, framing: tuple[float, float] | None) -> Callable[[Canvas], Tensor]:
+        points, size = person.keypoints, person.image_size
+        if points is None or size is None:
+            raise BadInput("the identity holds no keypoints: give pose=, or scale={'net': 0}")
+        return lambda canvas: self._draw(fit_keypoints(points, size, canvas, framing=framing), canvas)
+
+    def _one(self, pose: Any) -> Callable[[Canvas], Tensor]:
+        if isinstance(pose, Identity):
+            return self._fitted(pose, None)
+        if isinstance(pose, Tensor):
+            if pose.ndim not in (3, 4) or pose.shape[-3] != 3:
+                raise BadInput(f"a pose tensor must be a drawing [people, 3, H, W], got {tuple(pose.shape)}")
+            drawing = pose.float().reshape(-1, *pose.shape[-3:])
+            return lambda canvas: torch.nn.functional.interpolate(
+                drawing, size=(canvas[1], canvas[0]), mode="bilinear"
+            )
+        if isinstance(pose, np.ndarray) and pose.dtype == np.uint8 and pose.ndim == 3:
+            pose = Image.fromarray(pose)
+        if isinstance(pose, Image.Image) and is_drawing(pose):
+            return lambda canvas: to_tensor(pose, canvas)
+        if isinstance(pose, (str, os.PathLike, Image.Image)):
+            return self._fitted(self._read(pose), None)
+        points = check_keypoints(pose)
+        return lambda canvas: self._draw(points, canvas)
+
+
+def _is_points(pose: Sequence[Any]) -> bool:
+    """A plain list [[x, y], …] is one set of keypoints, not one pose per identity."""
+    return len(pose) == 5 and all(
+        np.shape(point) == (2,) for point in pose if not isinstance(point, Identity)
+    )

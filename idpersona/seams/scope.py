@@ -1,0 +1,49 @@
+"""One scope for everything an adapter puts into a pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from idpersona.errors import SeamError
+from idpersona.seams.call import call_scope
+from idpersona.seams.cross import CrossBranch, cross_scope
+from idpersona.seams.residual import ResidualBranch, residual_scope
+
+
+def denoiser(pipe: Any) -> nn.Module:
+    """The denoising model of a diffusers pipeline.
+
+    Raises:
+        SeamError: the pipeline has no U-Net.
+    """
+    model = getattr(pipe, "unet", None)
+    if not isinstance(model, nn.Module):
+        raise SeamError(f"{type(pipe).__name__} has no unet to attach to")
+    return model
+
+
+@contextlib.contextmanager
+def attach_scope(
+    pipe: Any, *, cross: Sequence[CrossBranch] = (), residual: Sequence[ResidualBranch] = ()
+) -> Iterator[None]:
+    """Attach branches to ``pipe`` and take them out again, however the scope is left.
+
+    Branches that touch no layer are left out, so that with nothing to do the pipeline is not touched.
+
+    Raises:
+        SeamError: see :func:`cross_scope` and :func:`residual_scope`.
+    """
+    cross = [branch for branch in cross if branch.layers]
+    model = denoiser(pipe)
+    with contextlib.ExitStack() as stack:
+        if cross or residual:
+            call = stack.enter_context(call_scope(model, pipe))
+            if cross:
+                stack.enter_context(cross_scope(model, cross, call=call))
+            if residual:
+                stack.enter_context(residual_scope(model, residual, call=call))
+        yield
