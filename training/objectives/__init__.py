@@ -1,0 +1,39 @@
+"""What can be trained: each objective is one file with a typed configuration, listed here by its ``kind``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from idpersona.errors import UnknownName
+from idpersona.training.config import Recipe, parse
+from idpersona.training.loop import Objective
+
+KINDS = ("autoencoder", "attributes", "identity-judge", "diffusion")
+
+
+def build_objective(recipe: Recipe) -> Objective:
+    """The objective that ``recipe.objective['kind']`` names. Raises UnknownName and BadInput."""
+    kind = str(recipe.objective.get("kind", ""))
+    where = f"recipe {recipe.name}: objective"
+
+    def config(model: Any) -> Any:
+        return parse(model, recipe.objective, where)
+
+    # Imported here, so that a recipe loads only what it trains.
+    if kind == "autoencoder":
+        from idpersona.training.objectives.autoencoder import AutoencoderConfig, AutoencoderObjective
+
+        return AutoencoderObjective(config(AutoencoderConfig), recipe.init_from)
+    if kind == "attributes":
+        from idpersona.training.objectives.attributes import AttributesConfig, AttributesObjective
+
+        return AttributesObjective(config(AttributesConfig))
+    if kind == "identity-judge":
+        from idpersona.training.objectives.judge import JudgeConfig, JudgeObjective
+
+        return JudgeObjective(config(JudgeConfig))
+    if kind == "diffusion":
+        from idpersona.training.objectives.diffusion import DiffusionConfig, DiffusionObjective
+
+        return DiffusionObjective(config(DiffusionConfig), recipe.init_from)
+    raise UnknownName("training objective", kind, KINDS)

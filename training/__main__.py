@@ -1,0 +1,32 @@
+"""``accelerate launch -m idpersona.training RECIPE.yaml [--output DIR] [--resume] [--minutes M]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from idpersona.errors import IdPersonaError
+from idpersona.training.run import run_recipe
+
+
+def main() -> int:
+    """Parse the arguments and train; 2 on bad input, with one line on standard error."""
+    parser = argparse.ArgumentParser(prog="idpersona.training", description="Train by a recipe.")
+    parser.add_argument("recipe", help="YAML file, or the name of a built-in recipe")
+    parser.add_argument("--output", help="folder for checkpoints and results (default: the recipe's)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output")
+    parser.add_argument("--minutes", type=float, help="stop after so long, with a checkpoint")
+    arguments = parser.parse_args()
+    try:
+        folder = run_recipe(
+            arguments.recipe, output=arguments.output, resume=arguments.resume, minutes=arguments.minutes
+        )
+    except IdPersonaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Recipes: one YAML file describes a whole run; unknown keys are refused with the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from idpersona.errors import BadInput
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OptimiserConfig(_Strict):
+    """AdamW (arXiv:1711.05101) with linear warm-up, then constant and a cosine fall over the last part."""
+
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    cooldown: Annotated[float, Field(ge=0, le=1)] = 0.2
+    clip: Annotated[float, Field(gt=0)] = 1.0
+
+
+class LoopConfig(_Strict):
+    """How long and how often. ``batch_size`` is the global batch, whatever the number of processes."""
+
+    steps: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    log_every: Annotated[int, Field(gt=0)] = 20
+    save_every: Annotated[int, Field(gt=0)] = 200
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(_Strict):
+    """One run. ``objective`` is the table of the objective named by its ``kind`` key."""
+
+    name: str
+    objective: dict[str, Any]
+    optimiser: OptimiserConfig = OptimiserConfig()
+    loop: LoopConfig
+    output: str
+    init_from: str | None = None
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and validate a recipe. Raises BadInput naming the file and the field."""
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in builtin_recipes()))
+        raise BadInput(f"no recipe at {path}: give a YAML file, or one of the built-in names {known}")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(raw, dict):
+        raise BadInput(f"{path} holds no recipe: expected a mapping with the keys {', '.join(Recipe.model_fields)}")
+    return parse(Recipe, raw, str(path))
+
+
+def parse(model: type[T], raw: dict[str, Any], where: str) -> T:
+    """Validate ``raw`` against ``model``; the first problem becomes one clear line."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(model, first["loc"][:-1])
+            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise BadInput(f"{where}: unknown key {field}: {hint}") from error
+        value = first.get("input")
+        given = "" if first["type"] == "missing" else f" (got {value!r})"
+        raise BadInput(f"{where}: {field}: {first['msg'].lower()}{given}") from error
+
+
+def builtin_recipes() -> list[Path]:
+    """The recipes that come with the package."""
+    return sorted((Path(__file__).parent / "recipes").glob("*.yaml"))
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    current: Any = model
+    for part in location:
+        current = current.model_fields[part].annotation
+    return list(current.model_fields)

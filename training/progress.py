@@ -1,0 +1,49 @@
+"""Progress of a training: a bar on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as RichProgress, TextColumn, TimeRemainingColumn
+
+
+class Progress:
+    """Averages the figures since the last report and shows them with samples/s and the time left."""
+
+    def __init__(self, name: str, steps: int, batch_size: int, start: int, *, enabled: bool):
+        self._steps, self._batch, self._enabled = steps, batch_size, enabled
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._since = time.perf_counter()
+        self._bar: RichProgress | None = None
+        self._name = name
+        if enabled and sys.stderr.isatty():
+            self._bar = RichProgress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=steps, completed=start)
+
+    def update(self, step: int, figures: Mapping[str, float], *, every: int) -> None:
+        """Count one step; report when ``step`` is a multiple of ``every`` or the last."""
+        for key, value in figures.items():
+            self._sums[key] = self._sums.get(key, 0.0) + value
+        self._count += 1
+        if not self._enabled or (step % every and step != self._steps):
+            return
+        seconds = time.perf_counter() - self._since
+        means = " ".join(f"{k} {v / self._count:.4f}" for k, v in self._sums.items())
+        line = f"{means} {self._batch * self._count / seconds:.1f} samples/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=f"{self._name} {line}")
+        else:
+            left = (self._steps - step) * seconds / self._count / 60
+            print(f"{self._name} step {step}/{self._steps} {line} {left:.1f} min left", file=sys.stderr, flush=True)
+        self._sums, self._count, self._since = {}, 0, time.perf_counter()
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.stop()
