@@ -50,7 +50,17 @@ def to_bytes(identity: Identity) -> bytes:
         "version": str(FORMAT_VERSION),
         "identity": json.dumps(about, sort_keys=True, ensure_ascii=False),
     }
-    return save(tensors, metadata=metadata)
+    return _sorted_header(save(tensors, metadata=metadata))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    # safetensors writes metadata in random order; a file that is a value should have one form.
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:

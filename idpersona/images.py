@@ -173,6 +173,8 @@ def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> tu
 
 def open_photo_full(photo: Photo, *, min_side: int = 32, max_pixels: int = 64_000_000) -> OpenedPhoto:
     """As :func:`open_photo`, with the photo's name, sha256 and notes beside the picture."""
+    if not isinstance(photo, str | os.PathLike | Image.Image | np.ndarray):
+        raise PhotoError(f"a photo is a path, a PIL image or a uint8 array, not {type(photo).__name__}")
     name = photo_name(photo)
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
@@ -189,16 +191,12 @@ def open_photo_full(photo: Photo, *, min_side: int = 32, max_pixels: int = 64_00
         try:
             if isinstance(photo, Image.Image):
                 image, notes = _decode(photo, name, min_side, max_pixels)
-            elif isinstance(photo, str | os.PathLike):
+            else:
                 data = _read_bytes(_resolve(photo))
                 Image.init()
                 allowed = [f for f in FORMATS if f in Image.OPEN]
                 with Image.open(io.BytesIO(data), formats=allowed) as source:
                     image, notes = _decode(source, name, min_side, max_pixels)
-            else:
-                raise PhotoError(
-                    f"a photo is a path, a PIL image or a uint8 array, not {type(photo).__name__}"
-                )
         except (PhotoError, UnknownName):
             raise
         except Image.UnidentifiedImageError as error:

@@ -67,6 +67,7 @@ class FaceEncoder(Protocol):
         preprocessing: name of the recipe from photo to network input.
         measure: how two embeddings compare; larger is always more alike.
         threshold: value of ``measure`` from which two photos count as one person.
+        sure_score: a face of a lower score may be none.
         provider: what the network really runs on.
     """
 
@@ -78,6 +79,7 @@ class FaceEncoder(Protocol):
     preprocessing: str
     measure: Measure
     threshold: float
+    sure_score: float
 
     @property
     def provider(self) -> str: ...

@@ -33,6 +33,7 @@ class InsightFaceEncoder:
     measure: Measure = "cosine"
     # Common practice for ArcFace embeddings of photos in the wild; not calibrated by us.
     threshold = 0.4
+    sure_score = 0.6
 
     def __init__(self, name: str, folder: str | Path | None = None, providers: Sequence[str] | None = None):
         """Load pack ``name`` from ``folder``, else from where the registry keeps it.
@@ -130,12 +131,13 @@ def _load(place: Path, providers: list[str]) -> dict[str, Any]:
             static_shape_sessions=False,  # one session for all sizes instead of one for each rung
         )
         analysis.prepare(ctx_id=0, det_thresh=DETECTION_THRESHOLD, det_size=(640, 640))
+    except AssertionError as error:  # its way of saying that no file is a detector
+        raise MissingWeights(f"the InsightFace pack in {place} holds no detection network") from error
     except Exception as error:  # onnxruntime's errors have no common base
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise MissingWeights(f"the InsightFace pack in {place} cannot be loaded: {reason}") from error
-    absent = [task for task in ("detection", "recognition") if task not in analysis.models]
-    if absent:
-        raise MissingWeights(f"the InsightFace pack in {place} holds no {absent[0]} network")
+    if "recognition" not in analysis.models:
+        raise MissingWeights(f"the InsightFace pack in {place} holds no recognition network")
     return dict(analysis.models)
 
 

@@ -13,7 +13,8 @@ from idpersona.encoders.base import Face
 from idpersona.errors import BadInput
 
 MIN_FACE = 80
-MIN_SHARPNESS = 60.0
+# Measured: 1 % of sharp news photos at 160 px lie below 38, 95 % of those blurred by 1/40 face below 23.
+MIN_SHARPNESS = 30.0
 MAX_YAW = 30.0
 MAX_ROLL = 35.0
 NOSE_DEPTH = 0.6

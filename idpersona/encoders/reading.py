@@ -139,6 +139,8 @@ def _read_one(
                 raise NoFaceFound(opened.name, found.sizes_tried)
             if first is None:
                 first = _choose(found, choice, opened.name, doubts)
+                if first.score < encoder.sure_score:
+                    doubts.append("it is not sure that this is a face")
                 doubts += measure_quality(opened.image, first).warnings()
                 taken = first
             else:
