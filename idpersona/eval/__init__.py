@@ -1,0 +1,34 @@
+"""Measuring what adapters do: identity, prompt, pose, reconstruction.
+
+Four evaluations share one frame. A *protocol* file fixes people, prompts, seeds and sizes; *judges* (encoders
+that condition nothing and enter no loss) and *attribute classifiers* give the numbers; a *finder* says where
+the face of a picture is, if there is one; intervals come from a bootstrap over people; each run writes one
+JSON, one table and one contact sheet. Definitions follow ``idpersona.eval.metrics`` and are the only ones
+used in claims.
+
+| function | module |
+| --- | --- |
+| ``evaluate_identity`` | ``idpersona.eval.identity`` |
+| ``evaluate_prompt`` | ``idpersona.eval.prompt`` |
+| ``evaluate_pose`` | ``idpersona.eval.pose`` |
+| ``evaluate_reconstruction`` | ``idpersona.eval.reconstruction`` |
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from idpersona.eval.identity import evaluate_identity
+    from idpersona.eval.pose import evaluate_pose
+    from idpersona.eval.prompt import evaluate_prompt
+    from idpersona.eval.reconstruction import evaluate_reconstruction
+
+__all__ = ["evaluate_identity", "evaluate_pose", "evaluate_prompt", "evaluate_reconstruction"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(f"idpersona.eval.{name.removeprefix('evaluate_')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,184 @@
+"""Drawing many pictures for measuring: in batches, each from its own seed, kept on disk so that a run can
+resume.
+
+A picture depends on its own shot only: every row of a batch has its own generator, so that batch size and
+order change nothing but rounding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from idpersona.errors import BadInput
+from idpersona.eval.progress import track
+from idpersona.eval.weights import identity_sha256, modules_sha256, text_sha256
+
+if TYPE_CHECKING:
+    from idpersona.identity import Identity
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture to draw. Without an ``identity`` it is the base's; ``pose`` float32 [5, 2] is in its
+    pixels.
+    """
+
+    prompt: str
+    seed: int
+    identity: Identity | None = None
+    pose: np.ndarray | None = None
+    scale: float = 1.0
+
+
+class Studio:
+    """A base, an adapter or none, and the settings under which all pictures of a run are drawn.
+
+    Args:
+        pipe: a stock diffusers pipeline (``load_base``).
+        adapter: from ``load_adapter``; None can draw shots without identity only.
+        size: width and height of the pictures, pixels.
+        cache: folder of finished pictures (PNG, named by everything that determines them); None keeps none.
+        options: further keyword arguments of ``adapter.attach``.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        adapter: Any | None = None,
+        *,
+        steps: int,
+        guidance: float,
+        size: int,
+        negative_prompt: str | None = None,
+        batch: int = 8,
+        cache: Path | None = None,
+        quiet: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ):
+        if batch < 1:
+            raise BadInput(f"batch must be at least 1, got {batch}")
+        self.pipe, self.adapter, self.batch, self.cache, self.quiet = pipe, adapter, batch, cache, quiet
+        self.size, self.options = size, dict(options or {})
+        self.settings: dict[str, Any] = {
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "height": size,
+            "width": size,
+            "negative_prompt": negative_prompt,
+        }
+        self.base_sha256 = modules_sha256(_modules(pipe.components))
+        self.adapter_sha256 = modules_sha256(adapter.parts) if adapter is not None else None
+        self.drawn = 0
+        """Pictures drawn by this object, those found in the cache not counted."""
+
+    def draw(self, shots: Sequence[Shot], label: str = "drawing") -> list[Image.Image]:
+        """One RGB picture per shot, in their order."""
+        paths = [self._path(shot) for shot in shots]
+        missing = [i for i, path in enumerate(paths) if path is None or not path.is_file()]
+        fresh: dict[int, Image.Image] = {}
+        batches = self._batches(shots, missing)
+        for batch in track(batches, label, total=len(batches), quiet=self.quiet):
+            for index, picture in zip(batch, self._draw_batch([shots[i] for i in batch]), strict=True):
+                self._keep(paths[index], picture)
+                fresh[index] = picture
+        self.drawn += len(missing)
+        return [fresh[i] if i in fresh else _read(paths[i]) for i in range(len(shots))]
+
+    def _batches(self, shots: Sequence[Shot], indices: Sequence[int]) -> list[list[int]]:
+        # attach() takes one scale for a call, and an identity for all rows or none.
+        groups: dict[tuple[bool, bool, float], list[int]] = {}
+        for i in indices:
+            shot = shots[i]
+            with_identity = shot.identity is not None
+            key = (with_identity, shot.pose is not None, shot.scale if with_identity else 0.0)
+            groups.setdefault(key, []).append(i)
+        return [g[s : s + self.batch] for g in groups.values() for s in range(0, len(g), self.batch)]
+
+    @torch.no_grad()
+    def _draw_batch(self, shots: Sequence[Shot]) -> list[Image.Image]:
+        # On the CPU, so that pictures do not depend on the device's own random numbers.
+        generators = [torch.Generator(device="cpu").manual_seed(shot.seed) for shot in shots]
+        settings = dict(self.settings)
+        if settings["negative_prompt"] is not None:
+            settings["negative_prompt"] = [settings["negative_prompt"]] * len(shots)
+        with contextlib.ExitStack() as scope:
+            scope.enter_context(_silent(self.pipe))
+            if shots[0].identity is not None:
+                if self.adapter is None:
+                    raise BadInput("a shot with an identity needs an adapter")
+                poses = [shot.pose for shot in shots if shot.pose is not None]
+                pose = np.stack(poses) if poses else None
+                identities = [shot.identity for shot in shots]
+                scope.enter_context(
+                    self.adapter.attach(
+                        self.pipe, identities, scale=shots[0].scale, pose=pose, **self.options
+                    )
+                )
+            result = self.pipe([shot.prompt for shot in shots], generator=generators, **settings)
+        return [picture.convert("RGB") for picture in result.images]
+
+    def _path(self, shot: Shot) -> Path | None:
+        if self.cache is None:
+            return None
+        with_identity = shot.identity is not None
+        key = text_sha256(
+            [
+                self.base_sha256,
+                sorted(self.settings.items()),
+                shot.prompt,
+                shot.seed,
+                self.adapter_sha256 if with_identity else None,
+                sorted(self.options.items()) if with_identity else None,
+                float(shot.scale) if with_identity else None,
+                identity_sha256(shot.identity) if shot.identity is not None else None,
+                shot.pose.astype(np.float32).tobytes() if with_identity and shot.pose is not None else None,
+            ]
+        )
+        return self.cache / key[:2] / f"{key}.png"
+
+    @staticmethod
+    def _keep(path: Path | None, picture: Image.Image) -> None:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(
+                ".part"
+            )  # a run that is cut off leaves no half picture under the real name
+            picture.save(part, format="PNG")
+            part.replace(path)
+
+
+def without_identity(shot: Shot) -> Shot:
+    """The same prompt and seed, drawn by the base alone."""
+    return replace(shot, identity=None, pose=None)
+
+
+def _modules(parts: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
+    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+
+
+def _read(path: Path | None) -> Image.Image:
+    assert path is not None  # only pictures with a path are left out of a drawing
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+@contextlib.contextmanager
+def _silent(pipe: Any) -> Any:
+    """Take the pipeline's own progress bar away for the time of a batch."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = before

@@ -1,0 +1,123 @@
+"""What an evaluation leaves behind: one JSON with everything, one markdown table, one contact sheet."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from idpersona.errors import OutputError
+from idpersona.eval.sheets import check_private_folder
+from idpersona.eval.statistics import Interval
+
+_PACKAGES = (
+    "idpersona",
+    "torch",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "pillow",
+    "opencv-python",
+    "dlib-bin",
+)
+
+
+@dataclass
+class Report:
+    """The result of one evaluation.
+
+    Attributes:
+        kind: ``identity``, ``prompt``, ``pose`` or ``reconstruction``.
+        settings: the whole protocol and what else was chosen.
+        weights: name -> sha256 of everything that drew, found or judged.
+        rows: what the table shows, one mapping per row; values may be Interval.
+        people: per-person (or per-photo, per-seed) values behind the rows.
+        notes: sentences beneath the table (rankings, sizes that were reduced).
+        failures: what had to be left out, one line each.
+        table: markdown; sheet: picture or None.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    weights: Mapping[str, str | None]
+    rows: list[dict[str, Any]]
+    people: list[dict[str, Any]]
+    table: str
+    notes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    sheet: Image.Image | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the sheet, in JSON types."""
+        return {
+            "kind": self.kind,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "settings": _plain(self.settings),
+            "weights": dict(self.weights),
+            "rows": _plain(self.rows),
+            "notes": self.notes,
+            "failures": self.failures,
+            "people": _plain(self.people),
+        }
+
+    def text(self) -> str:
+        """The table, the notes and how many failures there were."""
+        lines = [self.table, "", *self.notes]
+        if self.failures:
+            lines.append(f"left out: {len(self.failures)} (listed in the JSON), first: {self.failures[0]}")
+        return "\n".join(lines).rstrip() + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``KIND.json``, ``KIND.md`` and, if there is one, ``KIND.png``; return their paths."""
+        check_writable(folder)
+        paths = [folder / f"{self.kind}.json", folder / f"{self.kind}.md"]
+        paths[0].write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        paths[1].write_text(self.text(), encoding="utf-8")
+        if self.sheet is not None:
+            paths.append(folder / f"{self.kind}.png")
+            self.sheet.save(paths[-1])
+        return paths
+
+
+def check_writable(folder: Path) -> None:
+    """Make ``folder``; raises OutputError before hours of work rather than after them."""
+    check_private_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a number."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return value.as_dict()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,61 @@
+"""Contact sheets: pictures in rows and columns with captions."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from idpersona.errors import OutputError
+
+_CAPTION = 14
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image | None]],
+    *,
+    columns: Sequence[str] = (),
+    names: Sequence[str] = (),
+    cell: int = 128,
+) -> Image.Image:
+    """An RGB sheet: ``rows`` of pictures (None leaves a gap), headings above and names to the left."""
+    width = max((len(row) for row in rows), default=0)
+    left = 96 if names else 0
+    top = _CAPTION if columns else 0
+    sheet = Image.new("RGB", (max(1, left + width * cell), max(1, top + len(rows) * cell)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for x, text in enumerate(columns):
+        draw.text((left + x * cell + 2, 1), text[: cell // 6], fill="black")
+    for y, row in enumerate(rows):
+        if names:
+            draw.text((2, top + y * cell + cell // 2), names[y][:15], fill="black")
+        for x, picture in enumerate(row):
+            if picture is not None:
+                resized = picture.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
+                sheet.paste(resized, (left + x * cell, top + y * cell))
+    return sheet
+
+
+def check_private_folder(folder: Path) -> None:
+    """Refuse a folder from which photos of real people could be committed by mistake.
+
+    Inside the repository only folders that git ignores will do; anywhere else is the user's own affair.
+
+    Raises:
+        OutputError: the folder lies in the repository and git does not ignore it.
+    """
+    place = folder.resolve()
+    if not place.is_relative_to(_REPOSITORY) or not (_REPOSITORY / ".git").exists():
+        return
+    probe = place / "sheet.png"
+    answer = subprocess.run(
+        ["git", "-C", str(_REPOSITORY), "check-ignore", "-q", str(probe)], check=False, capture_output=True
+    )
+    if answer.returncode != 0:
+        raise OutputError(
+            f"{folder} is part of the repository: a sheet with photos of real people must go into an ignored "
+            "folder, e.g. --output reports/identity"
+        )

@@ -1,0 +1,82 @@
+"""Where the weights used for measuring lie, and fingerprints of everything that took part in a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from idpersona.errors import MissingWeights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from idpersona.identity import Identity
+
+
+def shared_root() -> Path:
+    """Folder of development files (``IDPERSONA_SHARED``; default: ``shared`` beside the repository)."""
+    given = os.environ.get("IDPERSONA_SHARED")
+    return Path(given) if given else Path(__file__).resolve().parents[2].parent / "shared"
+
+
+def development_weight(relative: str) -> Path:
+    """A weight file that is used during development only and is not shipped; MissingWeights when absent."""
+    path = shared_root() / "weights" / relative
+    if not path.is_file():
+        raise MissingWeights(
+            f"{relative} is not at {path}: it is a development file that is not distributed; "
+            "set IDPERSONA_SHARED, or choose a judge or finder that ships (mini-judge, dlib)"
+        )
+    return path
+
+
+def embedded_weight(relative: str) -> Path:
+    """A folder of weights shipped in ``idpersona.assets``; MissingWeights when this checkout lacks it."""
+    path = Path(__file__).resolve().parents[1] / "assets" / relative
+    if not path.is_dir():
+        raise MissingWeights(
+            f"embedded weights assets/{relative} are not in this installation (looked at {path})"
+        )
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, or of a folder's ``*.safetensors`` and ``*.json`` in the order of their names."""
+    files = [path] if path.is_file() else sorted([*path.rglob("*.safetensors"), *path.rglob("*.json")])
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def modules_sha256(modules: Mapping[str, nn.Module]) -> str:
+    """sha256 over names, dtypes and values of all tensors of ``modules``, wherever they came from."""
+    import torch
+
+    digest = hashlib.sha256()
+    for part, module in sorted(modules.items()):
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def identity_sha256(identity: Identity) -> str:
+    """sha256 over what an adapter may use of an identity: features and keypoints."""
+    digest = hashlib.sha256()
+    for name, feature in sorted(identity.features.items()):
+        digest.update(name.encode() + feature.weights_sha256.encode() + feature.values.tobytes())
+    if identity.keypoints is not None:
+        digest.update(identity.keypoints.tobytes() + repr(identity.image_size).encode())
+    return digest.hexdigest()
+
+
+def text_sha256(parts: Iterable[object]) -> str:
+    """sha256 of ``repr`` of the parts, in order."""
+    return hashlib.sha256("\n".join(map(repr, parts)).encode()).hexdigest()
