@@ -60,7 +60,9 @@ class CheckpointError(BadInput):
             if names:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 parts.append(f"{label}: {', '.join(names[:3])}{more}")
-        return cls(f"{where} does not fit: {'; '.join(parts)}. Is it a checkpoint for another base or method?")
+        return cls(
+            f"{where} does not fit: {'; '.join(parts)}. Is it a checkpoint for another base or method?"
+        )
 
 
 class OutputError(BadInput):
@@ -95,3 +97,7 @@ class PersonRefused(IdPersonaError):
 
 class ConsentRequired(IdPersonaError):
     """``--require-consent`` was asked for and an identity carries no consent."""
+
+
+class PeopleFileError(BadInput):
+    """The people registry file is damaged, edited, missing where it must be, or of a newer version."""

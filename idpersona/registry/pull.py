@@ -10,7 +10,7 @@ from idpersona.registry.verify import FileCheck, verify
 
 
 def pull(name: str) -> Path:
-    """Fetch the weights ``name`` (only what is missing; broken downloads go on where they stopped) and verify them.
+    """Fetch the missing files of the weights ``name``, going on where a download stopped, and verify all.
 
     Embedded and package weights are only verified: there is nothing to fetch.
 
@@ -56,5 +56,5 @@ def _fetch(name: str) -> None:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise MissingWeights(
-            f"cannot fetch '{name}' from the hub ({repository}): {reason}; what was fetched is kept, run it again"
+            f"cannot fetch '{name}' from the hub ({repository}): {reason}; what came is kept, run it again"
         ) from error

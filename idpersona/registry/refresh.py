@@ -1,7 +1,7 @@
 """Rewrite ``manifest.json``: sha256 and size of every embedded and package file.
 
-``python -m idpersona.registry.refresh`` after weights in ``assets/`` changed; ``--check`` only compares, and exits
-with status 1 when the manifest is stale. Entries of hub weights are kept as they are: they are pinned by hand.
+``python -m idpersona.registry.refresh`` after weights in ``assets/`` changed; ``--check`` only compares, and
+exits with status 1 when the manifest is stale. Entries of hub weights are kept: they are pinned by hand.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from idpersona.registry.weight import Pin, Weight
 
 RESEARCH = "research only, non-commercial (trained on CelebA and LFW photos; see assets/LICENSE)"
 INSIGHTFACE = "InsightFace model licence: non-commercial research only"
-PACK_EYES = "BGR, detector at 640 px with smaller sizes as a ladder, 5 points, 112 px ArcFace crop, raw 512-d embedding"
+PACK_EYES = "BGR, detector at 640 px and smaller, 5 points, 112 px ArcFace crop, raw 512-d embedding"
 SD_LAYOUT = (
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -57,6 +57,7 @@ def _build() -> Mapping[str, Weight]:
             "mini",
             "base",
             "captions from the 40 CelebA attributes, at most 64 tokens; 128x128 pictures",
+            defaults={"steps": 25, "guidance": 3.0},
         ),
         _embedded(
             "instantid-mini",
@@ -124,6 +125,7 @@ def _build() -> Mapping[str, Weight]:
             commercial=True,
             preprocessing="CLIP ViT-L/14 text, 77 tokens; 512x512 pictures",
             variant="fp16",
+            defaults={"steps": 30, "guidance": 5.0},
         ),
         Weight(
             name="sdxl",
@@ -146,6 +148,7 @@ def _build() -> Mapping[str, Weight]:
             commercial=True,
             preprocessing="CLIP ViT-L/14 and OpenCLIP ViT-bigG/14 text, 77 tokens; 1024x1024 pictures",
             variant="fp16",
+            defaults={"steps": 30, "guidance": 5.0},
         ),
         Weight(
             name="instantid",
@@ -157,9 +160,9 @@ def _build() -> Mapping[str, Weight]:
                 "ControlNetModel/config.json",
                 "ControlNetModel/diffusion_pytorch_model.safetensors",
             ),
-            licence="tagged Apache-2.0, but its README says research only; made with non-commercial InsightFace weights",
+            licence="tagged Apache-2.0, but its README says research only; needs InsightFace weights",
             commercial=False,
-            preprocessing="raw 512-d antelopev2 embedding; 5 keypoints drawn with radius 10 and stick width 4",
+            preprocessing="raw 512-d antelopev2 embedding; 5 keypoints, radius 10, stick width 4",
             needs=("sdxl", "antelopev2"),
         ),
     )

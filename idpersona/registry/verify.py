@@ -63,7 +63,7 @@ def _stated_by_hub(weight: Weight) -> dict[str, str]:
         info = HfApi().model_info(repository, files_metadata=True)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise MissingWeights(
-            f"'{weight.name}' cannot be verified: no hash is pinned and the hub gave none ({type(error).__name__})"
+            f"'{weight.name}' cannot be verified: no hash is pinned and the hub is out of reach"
         ) from error
     stated = {}
     for sibling in info.siblings or ():
@@ -95,8 +95,8 @@ def check_file(
 def verify(name: str) -> list[FileCheck]:
     """Check every file of the weights ``name``; each result says whether it is ``ok`` and against what.
 
-    Pinned files are compared with their pin; others with what the hub stated: the name of the cached blob, else
-    the hub's own metadata (network).
+    Pinned files are compared with their pin; others with what the hub stated: the name of the cached blob,
+    else the hub's own metadata (network).
 
     Raises:
         UnknownName: no such weights.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["base", "adapter", "encoder", "judge", "classifier"]
@@ -18,16 +18,18 @@ class Weight:
     Attributes:
         name: Registry name, the same on the command line, in files and in Python.
         kind: What it is used as.
-        place: ``embedded`` (a folder of ``idpersona/assets``), ``package`` (data files of an installed Python
-            package) or ``hub`` (a repository of the Hugging Face hub).
-        source: The folder in assets, the package, or the hub id. Hub ids may carry a folder: ``owner/name:folder``.
-        files: Path below the source -> (sha256, bytes). ``None`` where nothing is pinned; such files are checked
-            against what the hub itself states.
+        place: ``embedded`` (a folder of ``idpersona/assets``), ``package`` (data files of an installed
+            Python package) or ``hub`` (a repository of the Hugging Face hub).
+        source: The folder in assets, the package, or the hub id, which may carry a folder
+            (``owner/name:folder``).
+        files: Path below the source -> (sha256, bytes). ``None`` where nothing is pinned; such files are
+            checked against what the hub itself states.
         licence: Licence of the weights, in words.
         commercial: Whether the licence allows commercial use. ``--commercial`` refuses the others.
         preprocessing: What a picture, face or text goes through before these weights see it.
         needs: Names of other weights without which these are of no use.
         variant: File variant of diffusers (``fp16``) that ``files`` lists, if any.
+        defaults: Of a base: what ``steps`` and ``guidance`` are when the user does not say.
         note: One sentence a user should know before using them.
     """
 
@@ -41,6 +43,7 @@ class Weight:
     preprocessing: str
     needs: tuple[str, ...] = ()
     variant: str | None = None
+    defaults: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
     @property

@@ -1,0 +1,131 @@
+"""``idpersona generate``: an identity and a prompt -> pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = (
+    "Example: idpersona generate --identity me.safetensors --prompt 'a photo of a smiling man' -o out.png"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("generate", epilog=EPILOG)(generate)
+
+
+def generate(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.png", help="Picture to write.")],
+    identity: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Identity file (see idpersona identify).")
+    ] = None,
+    photo: Annotated[
+        list[str] | None, typer.Option(metavar="PHOTO…", help="Photos of the person instead, or sample:NAME.")
+    ] = None,
+    face: Annotated[
+        int | None, typer.Option(metavar="N", help="Which face in the photos, 0 the largest.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows.")] = None,
+    negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What it shall not show.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="Identity adapters [default: instantid].")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR|HUB_ID", help="Diffusion model [default: mini].")
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA files for the base (safetensors).")
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="Adapter strength, 0 to 2 [default: 1].")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps, 1 to 1000 [default: the base's].")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale, 0 to 50 [default: the base's].")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Multiples of 8 [default: the base's].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="0 to 2^63-1 [default: random; it is recorded].")] = None,
+    count: Annotated[int, typer.Option("-n", metavar="N", help="Pictures: OUT-0.png, OUT-1.png, …")] = 1,
+    pose: Annotated[
+        str | None, typer.Option(metavar="PHOTO", help="Take the position of the face from this photo.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps [default: the best here].")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="fp32|fp16|bf16", help="[default: fp32 on the CPU, else fp16]")
+    ] = None,
+    repeat: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="PNG", help="Repeat this picture; other options change it."),
+    ] = None,
+    require_consent: Annotated[
+        bool, typer.Option("--require-consent", help="Refuse identities without the consent flag.")
+    ] = False,
+    consent: Annotated[
+        bool, typer.Option("--consent", help="The person in --photo agreed to this use.")
+    ] = False,
+    commercial: Annotated[bool, typer.Option("--commercial", help="Refuse non-commercial weights.")] = False,
+    safety_checker: Annotated[
+        bool | None,
+        typer.Option(
+            "--safety-checker/--no-safety-checker", help="The base's own checker, where it has one."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing pictures.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print files and settings as JSON.")] = False,
+) -> None:
+    """Generate pictures of the person that follow the prompt.
+
+    Each PNG carries its settings and the words "AI generated", and --from repeats it exactly. Of the identity
+    a picture holds where it came from and its sha256, not the identity itself: keep the identity file or
+    photos.
+    """
+    from idpersona.cli import arguments
+    from idpersona.cli.output import result
+    from idpersona.cli.request import Request, output_paths, recorded_request
+    from idpersona.errors import BadInput
+    from idpersona.provenance import read_settings
+
+    request = Request(
+        identity=identity,
+        photos=tuple(photo or ()),
+        face=face,
+        prompt=prompt,
+        negative=negative,
+        adapters=tuple(arguments.scaled(text, "--adapter") for text in adapter or ()),
+        base=base,
+        loras=tuple(arguments.scaled(text, "--lora") for text in lora or ()),
+        scale=scale,
+        steps=steps,
+        guidance=guidance,
+        size=arguments.size(size) if size is not None else None,
+        seed=seed,
+        pose=pose,
+        device=device,
+        dtype=dtype,
+        safety_checker=safety_checker,
+    ).checked()
+    arguments.whole("-n", count, arguments.COUNT)
+    if repeat is not None:
+        request = request.over(recorded_request(read_settings(repeat), repeat)).checked()
+    if request.prompt is None:
+        raise BadInput("give --prompt, or --from PNG to repeat a picture")
+    if not request.identity and not request.photos:
+        raise BadInput("give --identity FILE or --photo PHOTO: whose picture shall it be?")
+    paths = output_paths(output, count, force=force)
+
+    from idpersona.cli.prepare import prepare
+
+    job = prepare(request, paths, commercial=commercial, require_consent=require_consent, consent=consent)
+
+    from idpersona.cli.render import render
+
+    settings = render(job, paths, force=force)
+    lines = [f"wrote {path}" for path in paths]
+    result([{"file": str(p), **s} for p, s in zip(paths, settings, strict=True)], lines, as_json=as_json)

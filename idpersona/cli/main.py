@@ -1,0 +1,102 @@
+"""``idpersona …``: puts the commands together and turns errors into one line and an exit status.
+
+Status 0: done. 1: a measured or verified thing is not as it should be, or a defect of ours. 2: bad input.
+130: interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import cast
+
+import typer
+
+from idpersona.cli import arguments, compare, doctor, evaluate, generate, identify, models, people, train
+from idpersona.errors import IdPersonaError
+
+HELP = "Keep a person's or an object's identity while generating images with diffusion models."
+EXAMPLE = (
+    "Example: idpersona generate --photo sample:astronaut --prompt 'a photo of a smiling woman' -o me.png"
+)
+
+app = typer.Typer(
+    name="idpersona",
+    help=HELP,
+    epilog=EXAMPLE,
+    add_completion=False,
+    # Plain help: markup would swallow every [default: …].
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+identify.register(app)
+generate.register(app)
+compare.register(app)
+people.register(app)
+train.register(app)
+evaluate.register(app)
+models.register(app)
+doctor.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from idpersona import __version__
+
+        print(f"idpersona {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Options before the command."""
+
+
+root.__doc__ = HELP
+# Typer carries its own copy of click in some versions and imports it in others; both have this base.
+UsageProblem: type[Exception] = next(
+    cls
+    for cls in typer.BadParameter.__mro__
+    if cls.__name__ == "ClickException" and issubclass(cls, Exception)
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status and never raises for bad input."""
+    words = arguments.spread(list(sys.argv[1:] if argv is None else argv)) or ["--help"]
+    try:
+        status = app(words, prog_name="idpersona", standalone_mode=False)
+    except IdPersonaError as error:
+        return _fail(str(error), 2)
+    except UsageProblem as error:
+        return _fail(cast(typer.BadParameter, error).format_message(), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing was written", 130)
+    except BrokenPipeError:
+        # The reader has gone (`… | head`); keep Python from complaining when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("IDPERSONA_DEBUG"):
+            raise
+        return _fail(
+            f"internal error ({type(error).__name__}): {error}; a defect, IDPERSONA_DEBUG=1 shows where",
+            1,
+        )
+    return status if isinstance(status, int) else 0
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    print(f"idpersona: {line}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

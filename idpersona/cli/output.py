@@ -1,0 +1,101 @@
+"""What the commands print: results on stdout, notes and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+
+def note(message: str) -> None:
+    """One line on stderr that is no error."""
+    print(f"note: {' '.join(message.split())}", file=sys.stderr)
+
+
+def result(data: Mapping[str, Any] | Sequence[Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a result: as JSON, or as lines for people."""
+    if as_json:
+        print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        for line in lines:
+            print(line)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns lined up by spaces; the last column is not padded."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = []
+    for row in (head, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return lines
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes for people."""
+    if size is None:
+        return "?"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+class Progress:
+    """A bar on a terminal; elsewhere plain lines, about five for a whole job.
+
+    Used as a context manager; ``advance(text)`` counts one step.
+    """
+
+    def __init__(self, total: int, what: str):
+        self.total, self.what, self.done = max(total, 1), what, 0
+        self.started = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self.what, total=self.total)
+            self._bar.start()
+        else:
+            print(f"{self.what}: {self.total} steps", file=sys.stderr)
+        return self
+
+    def advance(self, text: str = "") -> None:
+        """One step is done; ``text`` says where in the job this is."""
+        self.done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, advance=1, description=f"{self.what} {text}".strip())
+            return
+        fifths = 5 * self.done // self.total
+        if fifths != 5 * (self.done - 1) // self.total:
+            seconds = time.monotonic() - self.started
+            tail = f", {text}" if text else ""
+            print(f"{self.what}: {self.done}/{self.total}{tail}, {seconds:.0f} s", file=sys.stderr)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def quiet_libraries() -> None:
+    """Keep the chatter of diffusers and transformers off stderr: what matters is said by us."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    # Prompts that are cut are reported by us, with what is cut.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)

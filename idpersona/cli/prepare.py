@@ -1,0 +1,208 @@
+"""Everything about a picture that can be decided or refused before a diffusion model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idpersona.cli.output import note
+from idpersona.cli.request import Request
+from idpersona.cli.sources import describe_source
+from idpersona.cli.weights import adapter_encoders, adapter_weight, needed_weights
+from idpersona.errors import BadInput, UnknownName
+from idpersona.identity import Identity
+from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial, weight_names
+from idpersona.safety import check_identity, check_photos, load_people
+from idpersona.safety import require_consent as check_consent
+from idpersona.safety.people import People
+
+FALLBACK = {"steps": 30, "guidance": 5.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A request with every decision made that needs no model.
+
+    Attributes:
+        adapters: (name, scale), in the order in which they are attached.
+        loras: (file, weight).
+        seeds: one for each picture.
+        recorded: the part of the settings that is known already.
+    """
+
+    identity: Identity
+    prompt: str
+    negative: str | None
+    base: str
+    adapters: tuple[tuple[str, float], ...]
+    loras: tuple[tuple[Path, float], ...]
+    steps: int
+    guidance: float
+    size: tuple[int, int] | None
+    seeds: tuple[int, ...]
+    pose: Identity | None
+    device: str | None
+    dtype: str | None
+    safety_checker: bool
+    people: People
+    recorded: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(
+    request: Request, paths: Sequence[Path], *, commercial: bool, require_consent: bool, consent: bool
+) -> Job:
+    """Check names, licences, files, consent and the people registry, and read the identity.
+
+    Raises:
+        IdPersonaError: whatever is refused, in one line.
+    """
+    base = request.base or "mini"
+    _check_base(base)
+    wanted = request.adapters or (("instantid", None),)
+    default = 1.0 if request.scale is None else request.scale
+    adapters = tuple((name, default if scale is None else scale) for name, scale in wanted)
+    names = [name for name, _ in adapters]
+    if len(set(names)) != len(names):
+        raise BadInput(f"--adapter '{max(names, key=names.count)}' is given twice")
+    for name in names:
+        _check_here(adapter_weight(name, base))
+    if commercial:
+        require_commercial(needed_weights(base, names))
+        if request.loras:
+            raise BadInput("--commercial: the licences of LoRA files are not known to the registry")
+    loras = tuple((_lora(text), 1.0 if weight is None else weight) for text, weight in request.loras)
+    encoders = list(dict.fromkeys(e for name in names for e in adapter_encoders(name, base)))
+    people = load_people()
+    identity = _identity(request, encoders, names[0], consent)
+    where = request.identity or "the identity read from --photo"
+    if require_consent:
+        check_consent(identity, where)
+    _guard(request, identity, people, where)
+    for warning in identity.warnings if request.photos else ():
+        note(warning)
+    _note_change(identity, request)
+    defaults = {**FALLBACK, **(WEIGHTS[base].defaults if base in WEIGHTS else {})}
+    first = secrets.randbelow(2**31) if request.seed is None else request.seed
+    return Job(
+        identity=identity,
+        prompt=request.prompt or "",
+        negative=request.negative,
+        base=base,
+        adapters=adapters,
+        loras=loras,
+        steps=int(defaults["steps"] if request.steps is None else request.steps),
+        guidance=float(defaults["guidance"] if request.guidance is None else request.guidance),
+        size=request.size,
+        seeds=tuple((first + i) % 2**63 for i in range(len(paths))),
+        pose=_pose(request.pose, encoders),
+        device=request.device,
+        dtype=request.dtype,
+        safety_checker=request.safety_checker is not False,
+        people=people,
+        recorded=_record(request, identity, loras, paths[0]),
+    )
+
+
+def _check_base(base: str) -> None:
+    if base in weight_names("base"):
+        locate(base)
+    elif not Path(base).is_dir() and "/" not in base:
+        raise UnknownName("base", base, weight_names("base"))
+
+
+def _check_here(weight: Any) -> None:
+    if weight is not None:
+        locate(weight.name)
+
+
+def _lora(text: str) -> Path:
+    path = Path(text).expanduser()
+    if path.suffix != ".safetensors":
+        raise BadInput(f"--lora takes .safetensors files, got {text}")
+    if not path.is_file():
+        raise BadInput(f"no such LoRA file: {path}")
+    return path
+
+
+def _identity(request: Request, encoders: Sequence[str], adapter: str, consent: bool) -> Identity:
+    if request.identity is not None:
+        if consent:
+            raise BadInput("--consent is for --photo; an identity file carries its own flag")
+        identity = Identity.load(request.identity)
+        for encoder in encoders:
+            identity.feature(encoder, needed_by=adapter)
+        return identity
+    from idpersona.encoders import read_identity
+
+    return read_identity(list(request.photos), encoders, face=request.face, consent=consent)
+
+
+def _guard(request: Request, identity: Identity, people: People, where: str) -> None:
+    if request.photos:
+        check_photos(request.photos, people, face=request.face)
+    else:
+        check_identity(identity, people, where)
+
+
+def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
+    if photo is None:
+        return None
+    from idpersona.encoders import encoder_names, read_identity
+
+    eyes = [encoder for encoder in encoders if encoder in encoder_names("face")]
+    if not eyes:
+        raise BadInput("--pose needs an adapter that reads faces")
+    return read_identity([photo], eyes[0])
+
+
+def features_sha256(identity: Identity) -> str:
+    """Digest of all features and key points: tells whether an identity is the very same."""
+    digest = hashlib.sha256()
+    for name in sorted(identity.features):
+        digest.update(name.encode() + np.ascontiguousarray(identity.features[name].values).tobytes())
+    if identity.keypoints is not None:
+        digest.update(np.ascontiguousarray(identity.keypoints).tobytes())
+    return digest.hexdigest()
+
+
+def _note_change(identity: Identity, request: Request) -> None:
+    if request.face_features and request.face_features != features_sha256(identity):
+        note("the identity reads differently than when the picture was made; it will not be repeated exactly")
+
+
+def _record(
+    request: Request, identity: Identity, loras: Sequence[tuple[Path, float]], png: Path
+) -> dict[str, Any]:
+    sources = [request.identity] if request.identity else list(request.photos)
+    return {
+        "prompt": request.prompt,
+        "negative": request.negative or "",
+        "identity": {
+            "from": "file" if request.identity else "photos",
+            "sources": [describe_source(str(name), png) for name in sources],
+            "face": request.face,
+            "kind": identity.kind,
+            "encoders": {name: feature.weights_sha256 for name, feature in identity.features.items()},
+            "features_sha256": features_sha256(identity),
+            "photos_sha256": list(identity.sources),
+            "consent": identity.consent,
+        },
+        "lora": [{**describe_source(str(file), png), "weight": weight} for file, weight in loras],
+        "pose": describe_source(request.pose, png) if request.pose else None,
+    }
+
+
+def weights_record(names: Sequence[str]) -> dict[str, str]:
+    """One digest for each registered set of weights that is pinned: of its files' hashes."""
+    record = {}
+    for name in names:
+        if name in WEIGHTS and all(sha for sha, _ in get_weight(name).files.values()):
+            pins = sorted(f"{path} {sha}" for path, (sha, _) in get_weight(name).files.items())
+            record[name] = hashlib.sha256("\n".join(pins).encode()).hexdigest()
+    return record

@@ -1,0 +1,152 @@
+"""Loads the models, draws the pictures, checks them, and writes them: all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from idpersona.cli.output import Progress, note, quiet_libraries
+from idpersona.cli.prepare import Job, weights_record
+from idpersona.cli.weights import needed_weights
+from idpersona.errors import BadInput
+from idpersona.provenance import write_png
+from idpersona.safety import check_picture
+
+
+def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, Any]]:
+    """Make ``paths``; returns the settings of each picture, as they are inside it.
+
+    Pictures are drawn one by one, also when several are asked for: a batch would change the numbers in their
+    last digits, and each must be repeatable alone.
+    """
+    quiet_libraries()
+    import torch
+
+    from idpersona.adapters import load_adapter
+    from idpersona.pipelines import load_base
+
+    device = job.device or best_device()
+    pipe: Any = load_base(job.base, device=device, dtype=job.dtype)
+    pipe.set_progress_bar_config(disable=True)
+    width, height = job.size or native_size(pipe)
+    _safety_checker(pipe, job)
+    for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
+        note_cut(pipe, text, option)
+    _add_loras(pipe, job)
+    adapters = [(load_adapter(name, base=pipe), scale) for name, scale in job.adapters]
+    common = {
+        **job.recorded,
+        "adapters": [{"name": name, "scale": scale} for name, scale in job.adapters],
+        "base": job.base,
+        "steps": job.steps,
+        "guidance": job.guidance,
+        "width": width,
+        "height": height,
+        "device": device,
+        "dtype": {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}[
+            str(pipe.dtype)
+        ],
+        "scheduler": type(pipe.scheduler).__name__,
+        "safety_checker": job.safety_checker,
+        "weights": weights_record(needed_weights(job.base, [name for name, _ in job.adapters])),
+        "versions": versions(),
+    }
+    pictures: list[Image.Image] = []
+    with Progress(job.steps * len(paths), "drawing") as progress, ExitStack() as scopes:
+        for adapter, scale in adapters:
+            scopes.enter_context(adapter.attach(pipe, job.identity, scale=scale, pose=job.pose))
+
+        def on_step(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+            where = f"picture {len(pictures) + 1} of {len(paths)}" if len(paths) > 1 else ""
+            progress.advance(where)
+            return values
+
+        for seed in job.seeds:
+            # A generator on the CPU gives the same start noise on every device.
+            drawn = pipe(
+                prompt=job.prompt,
+                negative_prompt=job.negative,
+                num_inference_steps=job.steps,
+                guidance_scale=job.guidance,
+                width=width,
+                height=height,
+                generator=torch.Generator("cpu").manual_seed(seed),
+                callback_on_step_end=on_step,
+            )
+            if any(getattr(drawn, "nsfw_content_detected", None) or ()):
+                raise BadInput(
+                    f"the base's safety checker blocked the picture of seed {seed}: nothing written"
+                )
+            pictures.append(drawn.images[0])
+    for picture in pictures:
+        check_picture(picture, job.people)
+    settings = [{**common, "seed": seed} for seed in job.seeds]
+    for picture, path, one in zip(pictures, paths, settings, strict=True):
+        write_png(picture, path, one, force=force)
+    return settings
+
+
+def best_device() -> str:
+    """``cuda``, ``mps`` or ``cpu``: the fastest that works here."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def native_size(pipe: Any) -> tuple[int, int]:
+    """Width and height in pixels that the base was made for."""
+    sample = pipe.unet.config.sample_size
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+
+
+def _safety_checker(pipe: Any, job: Job) -> None:
+    if getattr(pipe, "safety_checker", None) is not None and not job.safety_checker:
+        pipe.safety_checker = None
+        note("the base's safety checker is switched off for this picture; its settings say so")
+
+
+def note_cut(pipe: Any, text: str, option: str) -> None:
+    """Say what of a prompt does not reach the picture, because the text encoder takes no more."""
+    for which in ("", "_2"):
+        tokenizer = getattr(pipe, f"tokenizer{which}", None)
+        encoder = getattr(pipe, f"text_encoder{which}", None)
+        if tokenizer is None or encoder is None:
+            continue
+        limit = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        tokens = tokenizer(text, truncation=False).input_ids
+        if len(tokens) > limit:
+            cut = tokenizer.decode(tokens[limit - 1 : -1]).strip()
+            note(f"{option} has {len(tokens) - 2} tokens, the base takes {limit - 2}; cut off: '{cut}'")
+            return
+
+
+def _add_loras(pipe: Any, job: Job) -> None:
+    if not job.loras:
+        return
+    from importlib.util import find_spec
+
+    if find_spec("peft") is None:
+        raise BadInput("--lora needs the package peft: pip install 'idpersona[train]'")
+    names = []
+    for index, (file, _) in enumerate(job.loras):
+        names.append(f"lora{index}")
+        try:
+            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=names[-1])
+        except Exception as error:  # diffusers, peft and safetensors share no error type for a bad file
+            reason = " ".join(str(error).split())[:200]
+            raise BadInput(f"LoRA {file} does not fit base '{job.base}': {reason}") from error
+    pipe.set_adapters(names, [weight for _, weight in job.loras])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("idpersona", "torch", "diffusers", "transformers")}

@@ -1,0 +1,165 @@
+"""What was asked of ``generate``: as typed, and filled up from the picture that is to be repeated."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from idpersona.cli import arguments
+from idpersona.errors import BadInput, OutputError
+
+Scaled = tuple[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that decides a picture. ``None`` and empty tuples are not decided yet.
+
+    Attributes:
+        identity: identity file. photos: photos to read instead. face: which face of them.
+        prompt, negative: texts.
+        adapters, loras: (name or file, own scale or None).
+        base: registry name, folder or hub id.
+        scale: of adapters without their own.
+        steps, guidance, size, seed: of the diffusion.
+        pose: photo whose face gives the key points.
+        device, dtype: where and how it is computed.
+        safety_checker: whether the base's own checker stays on.
+        face_features: sha256 of the features that the repeated picture was made with.
+    """
+
+    identity: str | None = None
+    photos: tuple[str, ...] = ()
+    face: int | None = None
+    prompt: str | None = None
+    negative: str | None = None
+    adapters: tuple[Scaled, ...] = ()
+    base: str | None = None
+    loras: tuple[Scaled, ...] = ()
+    scale: float | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    size: tuple[int, int] | None = None
+    seed: int | None = None
+    pose: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    safety_checker: bool | None = None
+    face_features: str | None = None
+
+    def checked(self) -> Request:
+        """Itself, when every decided number lies within its range.
+
+        Raises:
+            BadInput: naming the option, its limits and the value.
+        """
+        if self.scale is not None:
+            arguments.number("--scale", self.scale, arguments.SCALE)
+        if self.steps is not None:
+            arguments.whole("--steps", self.steps, arguments.STEPS)
+        if self.guidance is not None:
+            arguments.number("--guidance", self.guidance, arguments.GUIDANCE)
+        if self.seed is not None:
+            arguments.whole("--seed", self.seed, arguments.SEED)
+        if self.size is not None:
+            arguments.size("x".join(map(str, self.size)))
+        if self.dtype is not None:
+            arguments.one_of("dtype", self.dtype, ("fp32", "fp16", "bf16"))
+        for option, text in (("--prompt", self.prompt), ("--negative", self.negative)):
+            if text is not None:
+                arguments.text(option, text)
+        if self.identity and self.photos:
+            raise BadInput("give --identity or --photo, not both")
+        if self.identity and self.face is not None:
+            raise BadInput("--face chooses a face in photos; an identity file holds one already")
+        return self
+
+    def over(self, recorded: Request) -> Request:
+        """This request, with what it leaves open taken from ``recorded``."""
+        values = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(self)}
+        if self.identity or self.photos:
+            values |= {"identity": None, "photos": (), "face": None, "face_features": None}
+        for field in dataclasses.fields(self):
+            mine = getattr(self, field.name)
+            if mine is not None and mine != ():
+                values[field.name] = mine
+        return Request(**values)
+
+
+def recorded_request(settings: dict[str, Any], png: Path) -> Request:
+    """The request behind a picture, from its settings; sources are looked for and checked.
+
+    Raises:
+        BadInput: the settings are damaged, or a source is not here any more.
+    """
+    from idpersona.cli.sources import find_source
+
+    try:
+        source = settings["identity"]
+        paths = [find_source(entry, png) for entry in source["sources"]]
+        pose = settings.get("pose")
+        request = Request(
+            identity=paths[0] if source["from"] == "file" else None,
+            photos=() if source["from"] == "file" else tuple(paths),
+            face=source.get("face"),
+            prompt=settings["prompt"],
+            negative=settings.get("negative") or None,
+            adapters=tuple((entry["name"], float(entry["scale"])) for entry in settings["adapters"]),
+            base=settings["base"],
+            loras=tuple(
+                (find_source(entry, png), float(entry["weight"])) for entry in settings.get("lora", ())
+            ),
+            steps=settings["steps"],
+            guidance=float(settings["guidance"]),
+            size=(settings["width"], settings["height"]),
+            seed=settings["seed"],
+            pose=find_source(pose, png) if pose else None,
+            device=settings["device"],
+            dtype=settings["dtype"],
+            safety_checker=settings.get("safety_checker"),
+            face_features=source.get("features_sha256"),
+        )
+        _check_types(request)
+        return request.checked()
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"the settings in {png} are damaged: {type(error).__name__} {error}") from error
+
+
+def _check_types(request: Request) -> None:
+    for name, kinds in {
+        "prompt": (str,),
+        "negative": (str, type(None)),
+        "base": (str,),
+        "steps": (int,),
+        "seed": (int,),
+        "device": (str,),
+        "dtype": (str,),
+        "face": (int, type(None)),
+        "safety_checker": (bool, type(None)),
+    }.items():
+        if type(getattr(request, name)) not in kinds:
+            raise TypeError(name)
+    if not all(type(side) is int for side in request.size or ()):
+        raise TypeError("size")
+    for name, scale in request.adapters:
+        if not isinstance(name, str):
+            raise TypeError("adapters")
+        arguments.number(f"the scale of {name}", scale or 0.0, arguments.SCALE)
+
+
+def output_paths(output: Path, count: int, *, force: bool) -> list[Path]:
+    """``OUT.png``, or ``OUT-0.png`` … for several; all checked before any work.
+
+    Raises:
+        OutputError: one of them cannot be written, or the name does not end in .png.
+    """
+    from idpersona.images import check_output
+
+    if output.suffix.lower() != ".png":
+        raise OutputError(f"pictures are written as PNG: give a name that ends in .png, not {output.name!r}")
+    names = [output] if count == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+    return [check_output(name, force=force) for name in names]

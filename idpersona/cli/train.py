@@ -1,0 +1,37 @@
+"""``idpersona train``: run a training recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EPILOG = "Example: idpersona train my-recipe.yaml --output runs/mine --resume"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("train", epilog=EPILOG)(train)
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE.yaml", help="A YAML file, or the name of a built-in recipe.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where checkpoints go [default: the recipe's].")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output.")
+    ] = False,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long, with a checkpoint.")] = None,
+) -> None:
+    """Train what a recipe says. On several devices: accelerate launch -m idpersona.training RECIPE.yaml."""
+    from idpersona.cli import arguments
+
+    if minutes is not None:
+        arguments.number("--minutes", minutes, (0.01, 1e6))
+    from idpersona.training.run import run_recipe
+
+    print(run_recipe(recipe, output=output, resume=resume, minutes=minutes))
