@@ -8,15 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from idpersona.adapters.instantid.adapter import InstantID
+from idpersona.adapters.instantid.config import InstantIDConfig
+from idpersona.adapters.instantid.convert import Published, read_published
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, CheckpointError
 from idpersona.pipelines.identitynet import identity_context
-from idpersona.seams.cross import cross_scope
+from idpersona.seams.cross import cross_layers, cross_scope
 from idpersona.seams.scale import check_scale
 from idpersona.seams.tokens import TokenBranch
 
@@ -53,32 +57,37 @@ class InstantIDMixin:
         num_tokens: int | None = None,
         scale: float = 0.5,
     ) -> None:
-        """Load projector and identity cross-attention, in the published or the community layout.
+        """Load projector and identity cross-attention.
 
         Args:
-            model_ckpt: ``ip-adapter.bin``, a ``.safetensors`` file of the same keys, or a folder that holds
-                either. Pickles are read with ``weights_only=True``.
+            model_ckpt: ``ip-adapter.bin`` or another file or folder of a published layout, or a folder of an
+                adapter of ours. A file may hold one of the two parts; what is loaded of the other then stays.
+                Pickles are read with ``weights_only=True``. IdentityNet is not loaded: it is a component.
             image_emb_dim: length of a face vector; read from the checkpoint, checked if given.
             num_tokens: identity tokens; read from the checkpoint, checked if given.
             scale: of the identity cross-attention, at least 0.
 
         Raises:
-            CheckpointError: keys are missing, unexpected or misshapen (the first three are named).
+            CheckpointError: keys are missing, unexpected or misshapen (the first three are named), or do not
+                fit the UNet.
             BadInput: ``image_emb_dim`` or ``num_tokens`` is not what the checkpoint holds.
         """
-        from idpersona.adapters.instantid.convert import load_parts
-
         identity_scale = check_scale(scale)
-        projector, cross_attention = load_parts(model_ckpt, self.unet)
-        for name, asked, held in (
-            ("image_emb_dim", image_emb_dim, projector.config["embedding_dim"]),
-            ("num_tokens", num_tokens, projector.config["num_tokens"]),
-        ):
-            if asked is not None and asked != held:
-                raise BadInput(f"{name} is {asked}, but {os.fspath(model_ckpt)} was made for {held}")
-        parts = {"projector": projector, "cross_attention": cross_attention}
+        found = _read(Path(model_ckpt), self.unet)
+        projector = found.projector or self.projector
+        cross_attention = found.cross_attention or self.cross_attention
+        if projector is not None:
+            asked = {"embedding_dim": image_emb_dim, "num_tokens": num_tokens}
+            for name, value in asked.items():
+                held = projector.config[name]
+                if value not in (None, held):
+                    raise BadInput(f"{model_ckpt} was made for {name} {held}, not {value}")
+        if projector is not None and cross_attention is not None:
+            _check_fit(projector, cross_attention, self.unet)
+        parts: dict[str, Any] = {"projector": projector, "cross_attention": cross_attention}
         for part in parts.values():
-            part.to(device=self.unet.device, dtype=self.unet.dtype).eval()  # type: ignore[call-arg]
+            if part is not None:
+                part.to(device=self.unet.device, dtype=self.unet.dtype).eval()
         self.register_modules(**parts)  # type: ignore[attr-defined]
         self.identity_scale = identity_scale
 
@@ -109,6 +118,24 @@ class InstantIDMixin:
         branch = TokenBranch(self.cross_attention, people, unconditional=nobody, scale=self.identity_scale)
         with identity_context(net, self, people, nobody), cross_scope(self.unet, [branch], pipe=self):
             yield
+
+
+def _read(path: Path, unet: nn.Module) -> Published:
+    if (path / "adapter.json").is_file():
+        return InstantID.from_pretrained(path).published()
+    return read_published(path, layers=cross_layers(unet))
+
+
+def _check_fit(
+    projector: InstantIDProjector, cross_attention: IdentityCrossAttention, unet: nn.Module
+) -> None:
+    sizes = {name: projector.config[name] for name in InstantIDConfig().projector_sizes()}
+    InstantID(projector, cross_attention, config=InstantIDConfig(**sizes)).check_fits(unet)
+    widths = {width for _, width in cross_attention.config["geometry"].values()}
+    if widths != {sizes["output_dim"]}:
+        raise CheckpointError(
+            f"the projector gives tokens of width {sizes['output_dim']}, the cross-attention takes {widths}"
+        )
 
 
 def face_vectors(image_embeds: Any, width: int, prompts: int) -> Tensor:
