@@ -140,3 +140,12 @@ def overlap(a: Face, b: Face) -> float:
         return 0.0
     common = width * height
     return common / (a.area + b.area - common)
+
+
+def strongest(faces: Iterable[Face]) -> list[Face]:
+    """Without the faces that a face of a higher score overlaps by 0.3 or more; highest score first."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        if all(overlap(face, other) < 0.3 for other in kept):
+            kept.append(face)
+    return kept

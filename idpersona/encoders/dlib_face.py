@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from idpersona.encoders.base import Face, Faces, Measure, overlap
+from idpersona.encoders.base import Face, Faces, Measure, strongest
 from idpersona.encoders.files import sha256_of
 from idpersona.encoders.ladder import Rung, View, look
 from idpersona.errors import MissingWeights
@@ -76,7 +76,11 @@ class DlibFaceEncoder:
         return "cuda" if self._dlib.DLIB_USE_CUDA and self._dlib.cuda.get_num_devices() > 0 else "cpu"
 
     def detect(self, image: Image.Image) -> Faces:
-        """Frontal faces, largest first; climbs :data:`LADDER` until one is found for sure."""
+        """Frontal faces, largest first; climbs :data:`LADDER` until one is found for sure.
+
+        Photos larger than the first rung are always looked at on the second one too, so that the smaller
+        faces beside a large one are found.
+        """
         pixels = np.ascontiguousarray(np.asarray(image.convert("RGB")))
         found: list[Face] = []
         sizes: list[int] = []
@@ -85,10 +89,9 @@ class DlibFaceEncoder:
             if view is None:
                 continue
             sizes.append(rung.long_side)
-            found += [
-                face for face in self._faces(pixels, view) if all(overlap(face, f) < 0.3 for f in found)
-            ]
-            if found and max(face.score for face in found) >= SURE_SCORE:
+            found = strongest([*found, *self._faces(pixels, view)])
+            detailed = rung is not LADDER[0] or max(image.size) <= 1.1 * rung.long_side
+            if detailed and found and max(face.score for face in found) >= SURE_SCORE:
                 break
         found = [face for face in found if face.score >= MIN_SCORE]
         best = max((face.score for face in found), default=0.0)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from idpersona.encoders.alignment import align
 from idpersona.encoders.base import Face, Faces, Measure
 from idpersona.encoders.files import folder_with_onnx, pack_folders, sha256_of
 from idpersona.encoders.ladder import Rung, View, look
@@ -97,11 +98,10 @@ class InsightFaceEncoder:
 
     def embed(self, image: Image.Image, face: Face) -> np.ndarray:
         """float32 ``[dim]``, not normalised."""
-        from insightface.app.common import Face as PackFace
-
-        bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
-        pack_face = PackFace(bbox=np.array(face.box), kps=np.array(face.keypoints), det_score=face.score)
-        return np.array(self._recogniser.get(bgr, pack_face), dtype=np.float32).reshape(-1)
+        # Our alignment instead of the package's: the same crop, without a call that scikit-image will drop.
+        crop = np.asarray(align(image, face.keypoints, self._recogniser.input_size[0]))
+        bgr = np.ascontiguousarray(crop[..., ::-1])
+        return np.array(self._recogniser.get_feat(bgr), dtype=np.float32).reshape(-1)
 
     def embed_many(self, images: Sequence[Image.Image], faces: Sequence[Face]) -> np.ndarray:
         """float32 ``[n, dim]``, one after the other: some published networks take a batch of one only."""

@@ -22,7 +22,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class View:
-    """A photo as a detector sees it, and the way back."""
+    """A photo as a detector sees it, and the way back; ``margin`` is in pixels of the view."""
 
     pixels: np.ndarray
     scale: float
@@ -30,21 +30,21 @@ class View:
 
     def to_photo(self, points: np.ndarray) -> np.ndarray:
         """Points ``[..., 2]`` of the view as points of the photo (float64)."""
-        return np.asarray(points, dtype=np.float64) / self.scale - self.margin
+        return (np.asarray(points, dtype=np.float64) - self.margin) / self.scale
 
 
 def look(image: Image.Image, rung: Rung, *, max_enlarge: float = 4.0) -> View | None:
     """The view of ``rung`` (RGB uint8), or None when it would enlarge the photo beyond ``max_enlarge``."""
-    margin = round(rung.pad * max(image.size))
-    width, height = image.width + 2 * margin, image.height + 2 * margin
-    scale = rung.long_side / max(width, height)
+    inner = rung.long_side / (1 + 2 * rung.pad)
+    scale = inner / max(image.size)
     if scale > max_enlarge:
         return None
-    if margin:
-        # Repeating the border keeps its edge from looking like the outline of something.
-        padded = np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-        image = Image.fromarray(padded)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     filter_ = Image.Resampling.BILINEAR if scale >= 1 else Image.Resampling.BOX
-    view = image if size == image.size else image.resize(size, filter_)
-    return View(np.array(view, dtype=np.uint8), scale, margin)
+    view = np.array(image if size == image.size else image.resize(size, filter_), dtype=np.uint8)
+    margin = (rung.long_side - max(size)) // 2 if rung.pad else 0
+    if margin:
+        # Repeating the border keeps its edge from looking like the outline of something. Padding comes after
+        # scaling: a margin around a photo of many megapixels would not fit into memory.
+        view = np.pad(view, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    return View(view, scale, margin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -83,7 +84,8 @@ def read_identity(
             if on_error == "raise" or (number == len(many) and not readings):
                 raise
             # The name is left out: an identity file says nothing about where photos lay.
-            reason = str(error).replace(photo_name(photo), "the photo")
+            name = photo_name(photo)
+            reason = str(error).replace(str(Path(name).expanduser()), "the photo").replace(name, "the photo")
             skipped.append(_printable(f"{label}left out: {reason}"))
     kept = None if weights is None else [weights[reading.number - 1] for reading in readings]
     joined = Identity.merge([reading.identity for reading in readings], merge, kept)
