@@ -141,8 +141,8 @@ def _check_fit(
 def face_vectors(image_embeds: Any, width: int, prompts: int) -> Tensor:
     """Face vectors as float32 [people, photos, width]; people is 1 or ``prompts``.
 
-    [width] or [photos, width] is one person for all prompts; so is [n, photos, width], whose vectors then
-    count as photos of one person, unless n is the number of prompts: then each prompt has its own person.
+    [width] and [photos, width] are one person for all prompts; [prompts, photos, width] is a person for each
+    prompt. With one prompt, all vectors count as photos of one person, whatever their grouping.
 
     Raises:
         BadInput: not given, of another width, or not finite.
@@ -160,7 +160,9 @@ def face_vectors(image_embeds: Any, width: int, prompts: int) -> Tensor:
         raise BadInput(f"image_embeds must be of shape [photos, {width}], got {tuple(vectors.shape)}")
     if not bool(torch.isfinite(vectors).all()):
         raise BadInput("image_embeds holds a value that is not finite")
-    if vectors.ndim == 3 and vectors.shape[0] == prompts:
+    if vectors.ndim == 3 and prompts > 1 and vectors.shape[0] > 1:
+        if vectors.shape[0] != prompts:
+            raise BadInput(f"image_embeds holds {vectors.shape[0]} people for {prompts} prompts")
         return vectors
     return vectors.reshape(1, -1, width)
 

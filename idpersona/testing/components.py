@@ -149,11 +149,8 @@ def _with_instantid(components: dict[str, Any]) -> dict[str, Any]:
     unet = components["unet"]
     config = _sdxl_config() if "text_encoder_2" in components else _unet_config(attention_head_dim=8)
     controlnet = ControlNetModel(conditioning_embedding_out_channels=(16, 32), **config)
-    for outlet in (
-        *controlnet.controlnet_down_blocks,
-        controlnet.controlnet_mid_block,
-        controlnet.controlnet_cond_embedding.conv_out,
-    ):
-        for weight in outlet.parameters():
-            nn.init.normal_(weight, std=0.05)
+    # Training starts these at zero; here they let the picture and the net through.
+    nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.5)
+    for outlet in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+        nn.init.normal_(outlet.get_parameter("weight"), std=0.05)
     return components | {"controlnet": controlnet} | tiny_adapter(unet)

@@ -112,12 +112,12 @@ def build_components() -> dict[str, Any]:
 
 def build_checkpoint(unet: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]:
     """The content of a published ``ip-adapter.bin`` for ``unet``; cross-attention layers have odd numbers."""
-    shapes = json.loads((HERE / "full_resampler_keys.json").read_text())
+    shapes: dict[str, list[int]] = json.loads((HERE / "full_resampler_keys.json").read_text())
     # The full-size projector, shrunk: 1280 -> 64, 2048 -> 64, one layer of attention 1280 -> 2 heads of 64.
     sizes = {1280: WIDTH, 2048: WIDTH, 2560: 4 * WIDTH, 5120: 4 * WIDTH}
     image_proj = {}
     for key, full in shapes.items():
-        shape = [sizes.get(side, side) for side in full]
+        shape: list[int] = [sizes.get(side, side) for side in full]
         if key.endswith("to_q.weight"):
             shape[0] = 2 * WIDTH
         elif key.endswith("to_out.weight"):
@@ -126,7 +126,8 @@ def build_checkpoint(unet: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]
     ip_adapter = {}
     for number, name in enumerate(unet.attn_processors):
         if name.endswith("attn2.processor"):
-            channels = unet.get_submodule(name.removesuffix(".processor")).to_q.in_features  # type: ignore[union-attr]
+            layer: Any = unet.get_submodule(name.removesuffix(".processor"))
+            channels = layer.to_q.in_features
             for kind in ("to_k_ip", "to_v_ip"):
                 tensor = named_tensor(f"ip.{number}.{kind}", (channels, WIDTH))
                 ip_adapter[f"{number}.{kind}.weight"] = tensor
