@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import nn
 
 from idpersona.errors import SeamError
 from idpersona.seams.call import Call, call_scope
@@ -26,8 +26,12 @@ class CrossBranch(Protocol):
         """Called before every forward pass; keys and values are computed here, once per pipeline call."""
         ...
 
-    def add(self, layer: str, attn: Attention, query: Tensor, text: Tensor, call: Call) -> Tensor | None:
-        """What to add to ``text`` [B, N, C] before the output projection, or None for nothing."""
+    def at(self, layer: str, call: Call) -> Branch:
+        """The function to be called in ``layer``: from its query and text result [B, N, C] to what is added.
+
+        One object per layer, holding that layer's own tensors: looked up by name inside a compiled block,
+        they would make it compile anew for every layer.
+        """
         ...
 
     def release(self) -> None:
@@ -43,13 +47,6 @@ def cross_layers(model: nn.Module) -> dict[str, Attention]:
         for name, module in inner.named_modules()
         if isinstance(module, Attention) and module.is_cross_attention
     }
-
-
-def _bound(branch: CrossBranch, name: str, call: Call) -> Branch:
-    def add(attn: Attention, query: Tensor, text: Tensor) -> Tensor | None:
-        return branch.add(name, attn, query, text, call)
-
-    return add
 
 
 @contextlib.contextmanager
@@ -77,9 +74,9 @@ def cross_scope(
             for name in branch.layers:
                 if name not in layers:
                     raise SeamError(f"{type(model).__name__} has no cross-attention layer {name}")
-                bound = _bound(branch, name, shared)
-                add_branch(name, layers[name], bound)
-                stack.callback(remove_branch, layers[name], bound)
+                term = branch.at(name, shared)
+                add_branch(name, layers[name], term)
+                stack.callback(remove_branch, layers[name], term)
 
         def before(_module: nn.Module, _args: Any) -> None:
             for branch in branches:

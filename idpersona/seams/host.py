@@ -93,7 +93,7 @@ class HostProcessor:
         if attn.processor is not self:
             raise SeamError(
                 f"the processor of {self.name} was replaced by {type(attn.processor).__name__} while an "
-                "adapter was attached; it was left in place: set processors before attaching or after detaching"
+                "adapter was attached; it stays in place: set processors before attaching or after detaching"
             )
 
     def close(self, attn: Attention) -> None:

@@ -30,7 +30,7 @@ def as_mask(mask: Any) -> Tensor:
 
         mask = open_photo(mask, min_side=1)
     if isinstance(mask, Image.Image):
-        mask = np.asarray(mask.convert("L"))
+        mask = np.array(mask.convert("L"))
     values = torch.as_tensor(mask)
     values = values.float() / 255 if values.dtype == torch.uint8 else values.float()
     if values.ndim == 2:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from idpersona.attention.kernels import sdpa
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, SeamError
 from idpersona.seams.call import Call
 from idpersona.seams.mask import mask_at
 from idpersona.seams.scale import check_scale, check_window, resolve_scales
@@ -30,6 +30,28 @@ class KeyValueProjections(Protocol):
 
 def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
+
+
+class _Term:
+    """A token branch in one layer: that layer's keys, values and scale."""
+
+    def __init__(self, branch: TokenBranch, layer: str, scale: float, call: Call):
+        self.branch, self.layer, self.scale, self.call = branch, layer, scale, call
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self.mask: Tensor | None = None
+
+    def __call__(self, attn: Any, query: Tensor, text: Tensor) -> Tensor | None:
+        if not self.branch.active:
+            return None
+        if self.keys is None or self.values is None:
+            raise SeamError(f"{self.layer} was run outside of its model's forward pass")
+        result = sdpa(attn, query, self.keys.to(query.dtype), self.values.to(query.dtype)) * self.scale
+        if self.branch.gate is not None:
+            result = result * self.branch.gate.to(result.dtype)
+        if self.mask is not None:
+            result = result * mask_at(self.mask, self.call.size, query.shape[1], self.layer).to(result.dtype)
+        return result
 
 
 class TokenBranch:
@@ -79,8 +101,7 @@ class TokenBranch:
         else:
             self.scales = resolve_scales(projections.layers, check_scale(scale), scales)
         self.active = False
-        self._keys_values: dict[str, tuple[Tensor, Tensor]] = {}
-        self._masks: Tensor | None = None
+        self._terms: list[_Term] = []
         self._cached: tuple[Any, ...] = ()
 
     @property
@@ -116,23 +137,18 @@ class TokenBranch:
         rows = call.row_index(self.tokens.shape[0], unconditional=split)
         computed = self.projections(context, self.layers)
         spread = rows != list(range(context.shape[0]))
-        self._keys_values = {
-            name: (k[rows], v[rows]) if spread else (k, v) for name, (k, v) in computed.items()
-        }
+        masks = None
         if self.mask is not None:
-            people = call.row_index(self.mask.shape[0], unconditional=False)
-            self._masks = self.mask.to(context.device)[people]
+            masks = self.mask.to(context.device)[call.row_index(self.mask.shape[0], unconditional=False)]
+        for term in self._terms:
+            keys, values = computed[term.layer]
+            term.keys, term.values = (keys[rows], values[rows]) if spread else (keys, values)
+            term.mask = masks
 
-    def add(self, layer: str, attn: Any, query: Tensor, text: Tensor, call: Call) -> Tensor | None:
-        if not self.active:
-            return None
-        keys, values = (x.to(query.dtype) for x in self._keys_values[layer])
-        result = sdpa(attn, query, keys, values) * self.scales[layer]
-        if self.gate is not None:
-            result = result * self.gate.to(result.dtype)
-        if self._masks is not None:
-            result = result * mask_at(self._masks, call.size, query.shape[1], layer).to(result.dtype)
-        return result
+    def at(self, layer: str, call: Call) -> _Term:
+        term = _Term(self, layer, self.scales[layer], call)
+        self._terms.append(term)
+        return term
 
     def release(self) -> None:
-        self._keys_values, self._masks, self._cached = {}, None, ()
+        self._terms, self._cached = [], ()
