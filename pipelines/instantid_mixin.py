@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,14 @@ class InstantIDMixin:
             super().set_ip_adapter_scale(scale)  # type: ignore[misc]
         else:
             self.identity_scale = check_scale(scale)
+
+    def cuda(self, dtype: torch.dtype = torch.float16, use_xformers: bool = False) -> Self:
+        """Move everything to the GPU in ``dtype``, as scripts for the published pipeline ask for it."""
+        pipe: Any = self
+        pipe.to("cuda", dtype)
+        if use_xformers:
+            pipe.enable_xformers_memory_efficient_attention()
+        return self
 
     @contextlib.contextmanager
     def _identity(self, image_embeds: Any, prompts: int) -> Iterator[None]:

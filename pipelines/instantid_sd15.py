@@ -26,6 +26,7 @@ from transformers import (
 
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.pipelines.instantid_mixin import InstantIDMixin, LateComponents, count_prompts
+from idpersona.seams.scale import check_scale
 
 Images = PipelineImageInput
 NetInput = ControlNetModel | list[ControlNetModel] | tuple[ControlNetModel] | MultiControlNetModel
@@ -118,6 +119,7 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
         callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' own default
         image_embeds: Any = None,
+        ip_adapter_scale: float | None = None,
         **kwargs: Any,
     ) -> StableDiffusionPipelineOutput | tuple[Any, ...]:
         """Draw the person of ``image_embeds`` in the pose of ``image``, as the prompt says.
@@ -130,6 +132,7 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
             controlnet_conditioning_scale: scale of IdentityNet (a list: of each ControlNet).
             guess_mode: IdentityNet acts on the conditional half only.
             control_guidance_start, control_guidance_end: fractions of the steps between which it acts.
+            ip_adapter_scale: sets ``identity_scale``, for this call and the next ones.
             callback_on_step_end: ``f(pipe, step, timestep, tensors) -> dict``, after every step.
 
         Returns:
@@ -139,7 +142,9 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
             BadInput: no adapter is loaded, or ``image_embeds`` is missing, misshapen or not finite.
         """
         arguments = dict(locals())
-        for name in ("self", "__class__", "kwargs", "image_embeds"):
+        for name in ("self", "__class__", "kwargs", "image_embeds", "ip_adapter_scale"):
             arguments.pop(name, None)
+        if ip_adapter_scale is not None:
+            self.identity_scale = check_scale(ip_adapter_scale, "ip_adapter_scale")
         with self._identity(image_embeds, count_prompts(prompt, prompt_embeds)):
             return super().__call__(**arguments, **kwargs)

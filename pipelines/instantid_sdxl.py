@@ -26,6 +26,7 @@ from transformers import (
 
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.pipelines.instantid_mixin import InstantIDMixin, LateComponents, count_prompts
+from idpersona.seams.scale import check_scale
 
 Images = PipelineImageInput
 NetInput = ControlNetModel | list[ControlNetModel] | tuple[ControlNetModel] | MultiControlNetModel
@@ -133,6 +134,7 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
         denoising_end: float | None = None,
         ip_adapter_image: Images | None = None,
         ip_adapter_image_embeds: list[Tensor] | None = None,
+        ip_adapter_scale: float | None = None,
         **kwargs: Any,
     ) -> StableDiffusionXLPipelineOutput | tuple[Any, ...]:
         """Draw the person of ``image_embeds`` in the pose of ``image``, as the prompt says.
@@ -145,6 +147,7 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
             controlnet_conditioning_scale: scale of IdentityNet (a list: of each ControlNet).
             guess_mode: IdentityNet acts on the conditional half only.
             control_guidance_start, control_guidance_end: fractions of the steps between which it acts.
+            ip_adapter_scale: sets ``identity_scale``, for this call and the next ones.
             callback_on_step_end: ``f(pipe, step, timestep, tensors) -> dict``, after every step.
 
         Returns:
@@ -154,7 +157,9 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
             BadInput: no adapter is loaded, or ``image_embeds`` is missing, misshapen or not finite.
         """
         arguments = dict(locals())
-        for name in ("self", "__class__", "kwargs", "image_embeds"):
+        for name in ("self", "__class__", "kwargs", "image_embeds", "ip_adapter_scale"):
             arguments.pop(name, None)
+        if ip_adapter_scale is not None:
+            self.identity_scale = check_scale(ip_adapter_scale, "ip_adapter_scale")
         with self._identity(image_embeds, count_prompts(prompt, prompt_embeds)):
             return super().__call__(**arguments, **kwargs)
