@@ -51,7 +51,10 @@ class AttributeClassifier:
 
 
 def _small(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    import cv2
+
+    # Averages of areas, as in the classifiers' training.
+    return cv2.resize(np.asarray(picture.convert("RGB")), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
 
 
 def get_classifier(name: str) -> AttributeClassifier:

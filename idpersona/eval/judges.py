@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from idpersona.encoders.alignment import align
+from idpersona.encoders.alignment import ARCFACE_TEMPLATE, similarity_transform
 from idpersona.errors import UnknownName
 from idpersona.eval.weights import development_weight, embedded_weight, file_sha256
 
@@ -57,7 +57,18 @@ class Judge:
         return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
 
     def _crop(self, image: Image.Image, points: np.ndarray) -> np.ndarray:
-        return np.asarray(align(image, points, self.size))[:, self.columns[0] : self.columns[1]]
+        import cv2
+
+        matrix = similarity_transform(points, ARCFACE_TEMPLATE * (self.size / 112))
+        # Edge pixels are repeated: beyond a close crop lies nothing, and black would count as evidence.
+        whole = cv2.warpAffine(
+            np.asarray(image.convert("RGB")),
+            matrix,
+            (self.size, self.size),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return whole[:, self.columns[0] : self.columns[1]]
 
 
 def _mini_judge() -> Judge:

@@ -1,0 +1,69 @@
+"""``idpersona eval …`` from the outside: light to import, whole runs on folders, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from idpersona.errors import BadInput, UnknownName
+from idpersona.eval.cli import app
+
+
+def run(*arguments: str) -> Any:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=True)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def saved(pipe: Any, adapter: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Folders of the tiny base and its adapter."""
+    folder = tmp_path_factory.mktemp("models")
+    pipe.save_pretrained(folder / "base")
+    adapter.save_pretrained(folder / "adapter")
+    return str(folder / "base"), str(folder / "adapter")
+
+
+def test_help_loads_neither_torch_nor_diffusers() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom idpersona.eval.cli import app\n"
+        "for c in ('identity', 'prompt', 'pose', 'reconstruction'):\n"
+        "    r = CliRunner().invoke(app, [c, '--help'])\n"
+        "    assert r.exit_code == 0 and 'Example: idpersona eval' in ' '.join(r.output.split()), r.output\n"
+        "print([m for m in ('torch', 'diffusers', 'transformers', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_reconstruction_and_pose_run_from_folders(
+    saved: tuple[str, str], faces_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IDPERSONA_DATA", str(faces_folder))
+    base, adapter = saved
+    common = ["--base", base, "--protocol", str(faces_folder / "tiny.protocol.json"), "--json"]
+    common += ["--cache", str(tmp_path / "cache")]
+    first = run("reconstruction", *common, "-o", str(tmp_path / "r"), "--quick")
+    assert json.loads(first.stdout)["kind"] == "reconstruction"
+    assert (tmp_path / "r" / "reconstruction.md").read_text().startswith("| photos")
+    second = run("pose", *common, "-o", str(tmp_path / "p"), "--adapter", adapter, "--finder", "dlib")
+    result = json.loads(second.stdout)
+    assert result["settings"]["adapter"] == adapter and len(result["people"]) == 3
+    assert (tmp_path / "p" / "pose.png").is_file()
+
+
+def test_bad_input_is_one_line(saved: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="separated by commas"):
+        run("identity", "--scales", "0,x")
+    with pytest.raises(UnknownName, match="judge"):
+        run("identity", "--judge", "mini-jugde", "-o", str(tmp_path))
+    with pytest.raises(BadInput, match="known protocols"):
+        run("pose", "--protocol", "none")
+    assert run("prompt", "--steps", "0").exit_code == 2
