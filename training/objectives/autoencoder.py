@@ -6,6 +6,7 @@ sharper faces than a squared error at the same step; there is no adversarial par
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -73,7 +74,19 @@ class AutoencoderObjective:
         return self.faces.framed_random(row, rng)[0]
 
     def export(self, folder: Path) -> None:
+        """Write ``vae`` with the scaling factor that gives its latents unit variance."""
+        rng = np.random.default_rng(0)
+        pictures = [self._photo(rng) for _ in range(256)]
+        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        with torch.inference_mode():
+            spread = float(self.vae.encode(x).latents.std())
+        self.vae.register_to_config(scaling_factor=round(1 / spread, 4))
         self.vae.save_pretrained(folder / "vae")
+        # diffusers writes this key and then warns about it at every load.
+        path = folder / "vae" / "config.json"
+        config = json.loads(path.read_text())
+        config.pop("block_out_channels", None)
+        path.write_text(json.dumps(config, indent=2))
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, float]:

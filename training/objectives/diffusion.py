@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import AutoencoderTiny, DDIMScheduler
+from diffusers.models.attention_processor import AttnProcessor
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from idpersona.training.objectives.diffusion_models import (
     export_models,
 )
 
+_NOISE = 1
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -82,6 +84,7 @@ class DiffusionObjective:
     def __init__(self, config: DiffusionConfig, init_from: str | None):
         self.config = config
         self.data = DiffusionData(config)
+        self.vae = AutoencoderTiny.from_pretrained(config.vae).eval().to(memory_format=torch.channels_last)
         self.models: DiffusionModels = build_models(config, self.data, init_from)
         self.identity: IdentityModels | None = build_identity(config, self.models, init_from) if config.identity else None
         parts: dict[str, nn.Module] = {"unet": self.models.unet, "text_encoder": self.models.text_encoder}
@@ -90,15 +93,23 @@ class DiffusionObjective:
                 part.requires_grad_(False)
         if self.identity:
             parts |= self.identity.parts()
+        # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
+        for name in ("unet", "identitynet"):
+            if name in parts and not torch.cuda.is_available():
+                parts[name].set_attn_processor(AttnProcessor())  # type: ignore[operator]
         self.trained: nn.Module = nn.ModuleDict(parts)
         scheduler = DDIMScheduler(**SCHEDULE)
         self.alphas = scheduler.alphas_cumprod
 
     def loss(self, module: Any, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
         batch = self.data.batch(key)
+        with torch.no_grad():
+            pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
+            latents = self.vae.encode(pictures).latents.float() * self.vae.config["scaling_factor"]
+        noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE)
         alpha = self.alphas[batch.timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * batch.noise
-        target = alpha.sqrt() * batch.noise - (1 - alpha).sqrt() * batch.latents
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         context = module["text_encoder"](batch.token_ids)[0]
         prediction = self._predict(module, noisy, context, batch).float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, StableDif
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.seams.cross import cross_scope
@@ -143,7 +143,7 @@ def build_identity(config: DiffusionConfig, models: DiffusionModels, init_from: 
 
 
 def export_models(models: DiffusionModels, vae_folder: str, schedule: Mapping[str, Any], folder: Path) -> None:
-    """A stock ``StableDiffusionPipeline`` folder in fp16 safetensors, and in fp32 beside it nothing."""
+    """A stock ``StableDiffusionPipeline`` folder."""
     pipe = StableDiffusionPipeline(
         vae=AutoencoderTiny.from_pretrained(vae_folder),
         text_encoder=models.text_encoder,
@@ -159,10 +159,8 @@ def export_models(models: DiffusionModels, vae_folder: str, schedule: Mapping[st
 
 def export_identity(identity: IdentityModels, folder: Path) -> None:
     """The adapter folder that ``load_adapter`` reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in identity.parts().items():
-        part.save_pretrained(folder / name)  # type: ignore[operator]
-    (folder / "config.json").write_text(json.dumps(identity.config.to_dict(), indent=2))
+    adapter = InstantID(identity.projector, identity.cross_attention, identity.identitynet, identity.config)
+    adapter.save_pretrained(folder)
 
 
 def _pad_rows(value: Tensor, rows: int) -> Tensor:
