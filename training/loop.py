@@ -92,7 +92,7 @@ def train(recipe: Recipe, objective: Objective, *, resume: bool = False, stop_at
             loss, figures = objective.loss(module, key)
         if not torch.isfinite(loss):
             last = latest_checkpoint(checkpoints)
-            raise BadInput(f"loss is {float(loss)} at step {step}: the last good checkpoint is {last}; lower optimiser.lr")
+            raise BadInput(f"loss is {float(loss.detach())} at step {step}: the last good checkpoint is {last}; lower optimiser.lr")
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(parameters, recipe.optimiser.clip)
         optimiser.step()
