@@ -87,8 +87,11 @@ class Adapter:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the trained parts; returns the adapter itself."""
+        # diffusers takes a dtype of None for a cast and warns about it, once per part and call.
+        wanted: dict[str, Any] = {"device": device, "dtype": dtype}
+        given = {name: value for name, value in wanted.items() if value is not None}
         for part in self.parts.values():
-            part.to(device=device, dtype=dtype)
+            part.to(**given)
         return self
 
     def config_dict(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def face_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def pipe() -> Any:
     """A tiny stock Stable Diffusion pipeline drawing 64x64 pictures."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     from idpersona.testing import tiny_components
 
