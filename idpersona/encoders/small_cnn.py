@@ -1,0 +1,72 @@
+"""The small convolutional network behind the embedded classifiers and the identity judge.
+
+A plain pre-activation-free residual network (He et al., arXiv:1512.03385) at 64x64, small enough to be shipped and
+to run in milliseconds on a CPU. What it is trained for is said by its configuration, not by its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+
+class _Block(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.skip = nn.Sequential(
+                nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
+        return torch.relu(y + self.skip(x))
+
+
+class SmallFaceCNN(ModelMixin, ConfigMixin):
+    """Pictures float [B, 3, 64, 64] in [-1, 1] (RGB) -> outputs float [B, out_dim].
+
+    Args:
+        out_dim: length of the output (logits of ``labels``, or an embedding).
+        widths: channels of the four stages (64 -> 32 -> 16 -> 8 -> 4 pixels; the stem halves first).
+        blocks: residual blocks per stage.
+        labels: names of the outputs of a classifier, else empty.
+        task: ``"attributes"`` or ``"identity"``; for the reader of the file.
+        metrics: figures measured on validation people, for the reader of the file.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        out_dim: int = 40,
+        widths: Sequence[int] = (32, 64, 128, 192),
+        blocks: int = 1,
+        labels: Sequence[str] = (),
+        task: str = "attributes",
+        metrics: dict | None = None,
+    ):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
+        layers: list[nn.Module] = []
+        channels = widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(blocks):
+                layers.append(_Block(channels, width, 2 if stage and block == 0 else 1))
+                channels = width
+        self.body = nn.Sequential(*layers)
+        # The 4x4 map is kept, not averaged: where something is matters for a face that stands in a known place.
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels * 16, out_dim))
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.stem(pictures)))
