@@ -113,7 +113,7 @@ def generate(
     ).checked()
     arguments.whole("-n", count, arguments.COUNT)
     if repeat is not None:
-        request = request.over(recorded_request(read_settings(repeat), repeat)).checked()
+        request = request.over(recorded_request(read_settings(repeat), repeat, request)).checked()
     if request.prompt is None:
         raise BadInput("give --prompt, or --from PNG to repeat a picture")
     if not request.identity and not request.photos:

@@ -15,7 +15,7 @@ from idpersona.cli.output import note
 from idpersona.cli.request import Request
 from idpersona.cli.sources import describe_source
 from idpersona.cli.weights import adapter_encoders, adapter_weight, needed_weights
-from idpersona.errors import BadInput, UnknownName
+from idpersona.errors import BadInput, MissingWeights, UnknownName
 from idpersona.identity import Identity
 from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial, weight_names
 from idpersona.safety import check_identity, check_photos, load_people
@@ -70,12 +70,14 @@ def prepare(
     names = [name for name, _ in adapters]
     if len(set(names)) != len(names):
         raise BadInput(f"--adapter '{max(names, key=names.count)}' is given twice")
-    for name in names:
-        _check_here(adapter_weight(name, base))
+    weights = [adapter_weight(name, base) for name in names]
     if commercial:
         require_commercial(needed_weights(base, names))
         if request.loras:
             raise BadInput("--commercial: the licences of LoRA files are not known to the registry")
+    for weight in (WEIGHTS.get(base), *weights):
+        if weight is not None:
+            locate(weight.name)
     loras = tuple((_lora(text), 1.0 if weight is None else weight) for text, weight in request.loras)
     encoders = list(dict.fromkeys(e for name in names for e in adapter_encoders(name, base)))
     people = load_people()
@@ -110,15 +112,13 @@ def prepare(
 
 
 def _check_base(base: str) -> None:
-    if base in weight_names("base"):
-        locate(base)
-    elif not Path(base).is_dir() and "/" not in base:
-        raise UnknownName("base", base, weight_names("base"))
-
-
-def _check_here(weight: Any) -> None:
-    if weight is not None:
-        locate(weight.name)
+    known = weight_names("base")
+    if base in known or Path(base).is_dir():
+        return
+    if base.startswith(("/", ".", "~")) or base.count("/") > 1:
+        raise MissingWeights(f"no folder {base}: a base is {', '.join(known)}, a folder, or a hub id")
+    if "/" not in base:
+        raise UnknownName("base", base, known)
 
 
 def _lora(text: str) -> Path:

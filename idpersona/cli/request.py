@@ -88,8 +88,10 @@ class Request:
         return Request(**values)
 
 
-def recorded_request(settings: dict[str, Any], png: Path) -> Request:
-    """The request behind a picture, from its settings; sources are looked for and checked.
+def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Request:
+    """The request behind a picture, from its settings.
+
+    Its sources are looked for and checked, but for those that ``asked`` replaces.
 
     Raises:
         BadInput: the settings are damaged, or a source is not here any more.
@@ -98,19 +100,19 @@ def recorded_request(settings: dict[str, Any], png: Path) -> Request:
 
     try:
         source = settings["identity"]
-        paths = [find_source(entry, png) for entry in source["sources"]]
-        pose = settings.get("pose")
+        replaced = bool(asked.identity or asked.photos)
+        paths = [] if replaced else [find_source(entry, png) for entry in source["sources"]]
+        pose = None if asked.pose else settings.get("pose")
+        loras = () if asked.loras else settings.get("lora", ())
         request = Request(
-            identity=paths[0] if source["from"] == "file" else None,
+            identity=paths[0] if paths and source["from"] == "file" else None,
             photos=() if source["from"] == "file" else tuple(paths),
             face=source.get("face"),
             prompt=settings["prompt"],
             negative=settings.get("negative") or None,
             adapters=tuple((entry["name"], float(entry["scale"])) for entry in settings["adapters"]),
             base=settings["base"],
-            loras=tuple(
-                (find_source(entry, png), float(entry["weight"])) for entry in settings.get("lora", ())
-            ),
+            loras=tuple((find_source(entry, png), float(entry["weight"])) for entry in loras),
             steps=settings["steps"],
             guidance=float(settings["guidance"]),
             size=(settings["width"], settings["height"]),

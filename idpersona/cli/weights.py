@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from idpersona.adapters import METHODS
-from idpersona.errors import BadInput, MissingWeights, UnknownName
+from idpersona.errors import MissingWeights, UnknownName
 from idpersona.registry import WEIGHTS, Weight
 
 
@@ -19,6 +19,8 @@ def adapter_weight(name: str, base: str) -> Weight | None:
     """
     if Path(name).is_dir():
         return None
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise MissingWeights(f"no folder {name}: an adapter is {', '.join(METHODS)}, a folder, or a hub id")
     if name in WEIGHTS and WEIGHTS[name].kind == "adapter" and name not in METHODS:
         return WEIGHTS[name]
     if name not in METHODS:
@@ -38,17 +40,24 @@ def adapter_encoders(name: str, base: str) -> Sequence[str]:
 
     Raises:
         UnknownName: no such adapter.
-        BadInput: a folder that does not say so.
+        CheckpointError: a folder that holds none.
     """
     weight = adapter_weight(name, base)
     if weight is not None:
         return [need for need in weight.needs if WEIGHTS[need].kind == "encoder"]
+    # A folder of ours says it in a line of JSON; only a published layout has to be loaded to know.
+    from idpersona.cli.output import quiet_libraries
+
+    quiet_libraries()
+    if (Path(name) / "adapter.json").is_file():
+        from idpersona.adapters.base import read_head
+
+        encoder = read_head(name)["config"].get("encoder")
+        if isinstance(encoder, str):
+            return [encoder]
     from idpersona.adapters import load_adapter
 
-    encoders = tuple(load_adapter(name, base=base).encoders)
-    if not encoders:
-        raise BadInput(f"adapter '{name}' does not say which encoders it needs: use --encoder")
-    return encoders
+    return load_adapter(name, base=base).encoders
 
 
 def needed_weights(base: str, adapters: Sequence[str]) -> list[str]:

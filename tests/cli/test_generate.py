@@ -1,0 +1,163 @@
+"""``idpersona generate`` from end to end on a tiny real base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idpersona.provenance import is_marked, read_settings
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_writes_a_marked_picture_with_its_settings(draw, tmp_path, me):
+    out = draw("--seed", 3, "--scale", 0.5, "--negative", "blurry", "-o", tmp_path / "a.png").done()
+    assert "a.png" in out.out
+    assert pixels(tmp_path / "a.png").shape == (64, 64, 3)
+    assert is_marked(tmp_path / "a.png")
+    settings = read_settings(tmp_path / "a.png")
+    expected = {"prompt": "a smiling person", "negative": "blurry", "seed": 3, "steps": 2, "guidance": 5.0}
+    expected |= {"width": 64, "height": 64, "device": "cpu", "dtype": "fp32"}
+    assert {key: settings[key] for key in expected} == expected
+    assert settings["adapters"][0]["scale"] == 0.5
+    assert settings["identity"]["consent"] is False
+    assert me.name in settings["identity"]["sources"][0]["path"]
+
+
+def test_a_picture_holds_no_features(draw, tmp_path, me):
+    from idpersona import Identity
+
+    draw("--seed", 3, "-o", tmp_path / "a.png").done()
+    text = json.dumps(read_settings(tmp_path / "a.png"))
+    values = Identity.load(me).features["dlib"].values
+    assert not any(f"{value:.4f}"[:6] in text for value in values[0] if abs(value) > 0.1)
+
+
+def test_progress_is_plain_lines_without_a_terminal(draw, tmp_path):
+    err = draw("--steps", 10, "-o", tmp_path / "a.png").done().err
+    lines = [line for line in err.splitlines() if line.startswith("drawing")]
+    assert len(lines) == 6
+    assert "10/10" in lines[-1]
+    assert "\r" not in err
+
+
+def test_from_repeats_exactly_elsewhere(draw, run, tmp_path):
+    draw("--seed", 5, "--pose", "sample:astronaut", "-o", tmp_path / "a.png").done()
+    (tmp_path / "other").mkdir()
+    out = run("generate", "--from", tmp_path / "a.png", "-o", tmp_path / "other" / "b.png").done()
+    assert "note" not in out.err
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "other" / "b.png"))
+    first, second = read_settings(tmp_path / "a.png"), read_settings(tmp_path / "other" / "b.png")
+    for settings in (first, second):
+        for source in (*settings["identity"]["sources"], settings["pose"]):
+            del source["path"], source["typed"]
+    assert first == second
+
+
+def test_from_repeats_each_of_several(draw, run, tmp_path):
+    draw("--seed", 2**63 - 1, "-n", 3, "-o", tmp_path / "a.png").done()
+    files = [tmp_path / f"a-{i}.png" for i in range(3)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in files]
+    assert [read_settings(path)["seed"] for path in files] == [2**63 - 1, 0, 1]
+    assert not np.array_equal(pixels(files[0]), pixels(files[1]))
+    run("generate", "--from", files[2], "-o", tmp_path / "again.png").done()
+    assert np.array_equal(pixels(files[2]), pixels(tmp_path / "again.png"))
+
+
+def test_from_repeats_photos_and_takes_changes(draw, run, tmp_path):
+    photo = tmp_path / "in" / "photo.png"
+    photo.parent.mkdir()
+    from idpersona.images import open_photo
+
+    open_photo("sample:astronaut").save(photo)
+    draw("--photo", photo, "--seed", 1, "-o", tmp_path / "a.png", identity=False).done()
+    assert read_settings(tmp_path / "a.png")["identity"]["sources"][0]["path"] == "in/photo.png"
+    shutil.move(photo, tmp_path / "photo.png")  # beside the picture it is found as well
+    run("generate", "--from", tmp_path / "a.png", "-o", tmp_path / "b.png").done()
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+    run("generate", "--from", tmp_path / "a.png", "--seed", 2, "-o", tmp_path / "c.png").done()
+    assert not np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "c.png"))
+    assert read_settings(tmp_path / "c.png")["seed"] == 2
+
+
+def test_from_refuses_a_changed_or_missing_source(draw, run, tmp_path, me):
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(me, mine)
+    draw("--identity", mine, "-o", tmp_path / "a.png", identity=False).done()
+    from idpersona import Identity
+
+    Identity.load(mine).with_consent().save(mine, force=True)
+    run("generate", "--from", tmp_path / "a.png", "-o", tmp_path / "b.png").refused("has changed")
+    mine.unlink()
+    run("generate", "--from", tmp_path / "a.png", "-o", tmp_path / "b.png").refused("is not here")
+    run("generate", "--from", tmp_path / "a.png", "--identity", me, "-o", tmp_path / "b.png").done()
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+
+
+def test_identity_and_scale_change_the_picture(draw, tmp_path):
+    for scale in (0, 0.5, 1):
+        draw("--seed", 1, "--scale", scale, "-o", tmp_path / f"{scale}.png").done()
+    drawn = [pixels(tmp_path / f"{scale}.png").astype(int) for scale in (0, 0.5, 1)]
+    assert np.abs(drawn[0] - drawn[1]).mean() > 0
+    assert np.abs(drawn[0] - drawn[2]).mean() > 0
+
+
+def test_own_scale_of_an_adapter_wins(draw, run, tiny, me, tmp_path):
+    fixed = ["--base", tiny / "base", "--identity", me, "--prompt", "x", "--steps", 1, "--device", "cpu"]
+    run(
+        "generate", *fixed, "--adapter", f"{tiny / 'adapter'}:0.25", "--scale", 1, "-o", tmp_path / "a.png"
+    ).done()
+    assert read_settings(tmp_path / "a.png")["adapters"][0]["scale"] == 0.25
+
+
+def test_what_is_cut_from_a_long_prompt_is_said(draw, tmp_path):
+    words = "a person " + "in a very long coat " * 5 + "beside the sea"
+    err = draw("--prompt", words, "-o", tmp_path / "a.png", prompt=False).done().err
+    cut = next(line for line in err.splitlines() if line.startswith("note: --prompt"))
+    assert "the base takes 75" in cut
+    assert cut.endswith("beside the sea'")
+    assert read_settings(tmp_path / "a.png")["prompt"] == words
+
+
+def test_size(draw, tmp_path):
+    draw("--size", "72x96", "-o", tmp_path / "a.png").done()
+    assert Image.open(tmp_path / "a.png").size == (72, 96)
+
+
+def test_json(draw, tmp_path):
+    data = json.loads(draw("--seed", 4, "-n", 2, "--json", "-o", tmp_path / "a.png").done().out)
+    assert [entry["seed"] for entry in data] == [4, 5]
+    assert data[0]["file"].endswith("a-0.png")
+
+
+def test_a_random_seed_is_recorded_and_differs(draw, tmp_path):
+    for name in ("a", "b"):
+        draw("-o", tmp_path / f"{name}.png").done()
+    assert read_settings(tmp_path / "a.png")["seed"] != read_settings(tmp_path / "b.png")["seed"]
+
+
+def test_lora_changes_the_picture_and_repeats(draw, run, tiny, tmp_path):
+    pytest.importorskip("peft")
+    import torch
+    from safetensors.torch import save_file
+
+    module = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q"
+    torch.manual_seed(0)
+    weights = {f"{module}.lora_A.weight": torch.randn(2, 64), f"{module}.lora_B.weight": torch.randn(64, 2)}
+    save_file(weights, tmp_path / "style.safetensors")
+    draw("--seed", 1, "-o", tmp_path / "plain.png").done()
+    draw("--seed", 1, "--lora", f"{tmp_path / 'style.safetensors'}:1.5", "-o", tmp_path / "lora.png").done()
+    assert not np.array_equal(pixels(tmp_path / "plain.png"), pixels(tmp_path / "lora.png"))
+    assert read_settings(tmp_path / "lora.png")["lora"][0]["weight"] == 1.5
+    run("generate", "--from", tmp_path / "lora.png", "-o", tmp_path / "again.png").done()
+    assert np.array_equal(pixels(tmp_path / "lora.png"), pixels(tmp_path / "again.png"))
+    save_file({"nothing.known": torch.zeros(2, 2)}, tmp_path / "bad.safetensors")
+    words = ("--lora", tmp_path / "bad.safetensors", "-o", tmp_path / "bad.png")
+    assert draw(*words).status == 2
+    assert not (tmp_path / "bad.png").exists()

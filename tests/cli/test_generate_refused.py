@@ -1,0 +1,203 @@
+"""What ``idpersona generate`` refuses: one line, status 2, nothing written, no model loaded for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from idpersona.provenance import read_settings
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--steps", "0"], "--steps"),
+        (["--steps", "1001"], "--steps"),
+        (["--steps", "2.5"], "steps"),
+        (["--scale", "nan"], "--scale"),
+        (["--scale", "-0.1"], "--scale"),
+        (["--scale", "2.01"], "--scale"),
+        (["--scale", "inf"], "--scale"),
+        (["--guidance", "51"], "--guidance"),
+        (["--guidance", "nan"], "--guidance"),
+        (["--seed", "-1"], "--seed"),
+        (["--seed", str(2**63)], "--seed"),
+        (["--seed", "1e3"], "seed"),
+        (["--size", "65x64"], "multiples of 8"),
+        (["--size", "0x64"], "multiples of 8"),
+        (["--size", "8192x64"], "multiples of 8"),
+        (["--size", "64"], "WIDTHxHEIGHT"),
+        (["--size", "-64x64"], "--size"),
+        (["-n", "0"], "-n"),
+        (["-n", "101"], "-n"),
+        (["--dtype", "fp8"], "dtype"),
+        (["--device", "warp"], "device"),
+        (["--adapter", "instantid:much"], "no number"),
+        (["--adapter", "instantid:3"], "between 0 and 2"),
+        (["--lora", "absent.safetensors"], "no such LoRA"),
+        (["--lora", "weights.pt"], ".safetensors"),
+        (["--pose", "absent.jpg"], "no such photo"),
+        (["--consent"], "--consent"),
+        (["--face", "1"], "--face"),
+        (["--bogus"], "--bogus"),
+        (["--prompt", "a\x1b[31m"], "control characters"),
+        (["--prompt", "x" * 30_000], "30000"),
+    ],
+)
+def test_arguments(draw, tmp_path, words, says):
+    draw(*words, "-o", tmp_path / "a.png").refused(says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_offer_the_nearest(run, me, tmp_path):
+    fixed = ["generate", "--identity", me, "--prompt", "x", "-o", tmp_path / "a.png"]
+    run(*fixed, "--adapter", "instanid").refused("did you mean instantid?")
+    run(*fixed, "--base", "mimi").refused("mini")
+    run(*fixed, "--base", tmp_path / "absent").refused("absent")
+    run(*fixed, "--base", "sd15").refused("instantid")
+    run(*fixed, "--photo", "sample:astronut").refused("--identity or --photo")
+    run("generate", "--photo", "sample:astronut", "--prompt", "x", "-o", tmp_path / "a.png").refused(
+        "astronaut"
+    )
+
+
+def test_missing_words(run, me, tmp_path):
+    out = tmp_path / "a.png"
+    run("generate", "--identity", me, "--prompt", "x").refused("--output")
+    run("generate", "--identity", me, "-o", out).refused("--prompt")
+    run("generate", "--prompt", "x", "-o", out).refused("--identity")
+    run("generate", "--from", tmp_path / "absent.png", "-o", out).refused("absent.png")
+
+
+def test_outputs(draw, tmp_path):
+    draw("-o", tmp_path / "a.jpg").refused(".png")
+    draw("-o", tmp_path / "gone" / "a.png").refused("does not exist")
+    draw("-o", tmp_path).refused(".png")
+    (tmp_path / "a-1.png").write_bytes(b"mine")
+    draw("-n", 2, "-o", tmp_path / "a.png").refused("a-1.png", "--force")
+    assert [path.name for path in tmp_path.iterdir()] == ["a-1.png"]
+    assert (tmp_path / "a-1.png").read_bytes() == b"mine"
+
+
+def test_force_overwrites(draw, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"old")
+    draw("--force", "-o", tmp_path / "a.png").done()
+    assert read_settings(tmp_path / "a.png")["prompt"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "newer", "encoder", "absent"])
+def test_identity_files(draw, me, tmp_path, damage):
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    bad = tmp_path / "bad.safetensors"
+    data = me.read_bytes()
+    if damage == "cut":
+        bad.write_bytes(data[:-9])
+    if damage == "text":
+        bad.write_text("I am no identity")
+    if damage == "empty":
+        bad.write_bytes(b"")
+    if damage == "newer":
+        with safe_open(me, framework="numpy") as file:
+            metadata = dict(file.metadata())
+        newer = {
+            key: value.replace("1", "999") if "version" in key else value for key, value in metadata.items()
+        }
+        assert newer != metadata, metadata
+        save_file(load_file(me), bad, newer)
+    if damage == "encoder":
+        from idpersona.identity import Feature, Identity
+
+        Identity("face", {"antelopev2": Feature("antelopev2", np.ones((1, 512), np.float32))}).save(bad)
+    out = draw("--identity", bad, "-o", tmp_path / "a.png", identity=False)
+    out.refused(*(["dlib", "antelopev2"] if damage == "encoder" else ["bad.safetensors"]))
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "misshapen", "no config", "not json"])
+def test_adapter_checkpoints(draw, run, tiny, me, tmp_path, change):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "adapter"
+    shutil.copytree(tiny / "adapter", folder)
+    weights = next((folder / "projector").glob("*.safetensors"))
+    tensors = load_file(weights)
+    if change == "missing":
+        del tensors["latents"]
+    if change == "extra":
+        tensors["surplus.weight"] = tensors["latents"].clone()
+    if change == "misshapen":
+        tensors["latents"] = tensors["latents"][:, :1].clone()
+    save_file(tensors, weights)
+    if change == "no config":
+        (folder / "adapter.json").write_text("{}")
+    if change == "not json":
+        (folder / "adapter.json").write_text("{")
+    words = ["generate", "--base", tiny / "base", "--adapter", folder, "--identity", me, "--prompt", "x"]
+    named = {"missing": "latents", "extra": "surplus.weight", "misshapen": "latents"}.get(
+        change, "adapter.json"
+    )
+    run(*words, "--steps", 1, "-o", tmp_path / "a.png").refused(named)
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty folder", "not a base"])
+def test_base_checkpoints(run, tiny, me, tmp_path, damage):
+    folder = tmp_path / "base"
+    shutil.copytree(tiny / "base", folder)
+    if damage == "cut":
+        weights = next((folder / "unet").glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:1000])
+    if damage == "empty folder":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    if damage == "not a base":
+        (folder / "model_index.json").write_text("[]")
+    words = ["generate", "--base", folder, "--adapter", tiny / "adapter", "--identity", me, "--prompt", "x"]
+    run(*words, "--steps", 1, "-o", tmp_path / "a.png").refused("base")
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": "many"},
+        {"steps": 0},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"width": 63},
+        {"adapters": [{"name": 1, "scale": 1}]},
+        {"adapters": [{"name": "instantid", "scale": None}]},
+        {"identity": {}},
+        {"identity": {"from": "file", "sources": []}},
+        {"identity": {"from": "file", "sources": [{"path": "/etc/passwd", "typed": "x", "sha256": "0"}]}},
+        {"base": None},
+        {"prompt": 5},
+    ],
+)
+def test_settings_of_pictures_are_checked_like_options(drawn, run, tmp_path, change):
+    settings = read_settings(drawn) | change
+    info = PngInfo()
+    info.add_itxt("parameters", json.dumps(settings))
+    Image.new("RGB", (8, 8)).save(tmp_path / "edited.png", pnginfo=info)
+    run("generate", "--from", tmp_path / "edited.png", "-o", tmp_path / "b.png").refused()
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_consent_and_licences(draw, run, tiny, tmp_path, me):
+    draw("--require-consent", "-o", tmp_path / "a.png").refused("consent")
+    from idpersona import Identity
+
+    agreed = Identity.load(me).with_consent().save(tmp_path / "agreed.safetensors")
+    draw("--identity", agreed, "--require-consent", "-o", tmp_path / "a.png", identity=False).done()
+    assert read_settings(tmp_path / "a.png")["identity"]["consent"] is True
+    draw("--commercial", "-o", tmp_path / "b.png").refused("--commercial", "licence")
+    words = ["generate", "--identity", me, "--prompt", "x", "--commercial", "-o", tmp_path / "b.png"]
+    assert run(*words, "--base", "mini").status == 2
+    assert not (tmp_path / "b.png").exists()
