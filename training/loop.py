@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -55,7 +56,8 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 def train(recipe: Recipe, objective: Objective, *, resume: bool = False, stop_at: float | None = None) -> Path:
     """Run ``recipe`` and return its output folder; checkpoints lie in ``<output>/checkpoints``.
 
-    ``stop_at`` (``time.time()`` seconds) ends the run early with a checkpoint, so that a later call resumes it.
+    ``stop_at`` (``time.time()`` seconds) ends the run early with a checkpoint, so that a later call resumes it; a
+    time in the past exports what the newest checkpoint holds. Either way the averaged weights are exported.
     Raises BadInput when the output holds another run's checkpoints and ``resume`` was not asked for.
     """
     loop = recipe.loop
@@ -84,7 +86,8 @@ def train(recipe: Recipe, objective: Objective, *, resume: bool = False, stop_at
         (output / "recipe.json").write_text(recipe.model_dump_json(indent=2))
 
     progress = Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=accelerator.is_main_process)
-    while step < loop.steps:
+    saved = step
+    while step < loop.steps and not _time_is_up(accelerator, stop_at):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe.optimiser, step, loop.steps)
         key = StepKey(loop.seed, step, indices, loop.batch_size)
@@ -100,20 +103,30 @@ def train(recipe: Recipe, objective: Objective, *, resume: bool = False, stop_at
         ema.update(accelerator.unwrap_model(module), step)
         step += 1
         progress.update(step, {"loss": float(loss.detach()), **figures}, every=loop.log_every)
-        stopping = stop_at is not None and time.time() >= stop_at
-        if accelerator.is_main_process and (step % loop.save_every == 0 or step == loop.steps or stopping):
+        if accelerator.is_main_process and step % loop.save_every == 0:
             _save(checkpoints, step, accelerator.unwrap_model(module), optimiser, ema)
-        if stopping:
-            break
+            saved = step
     progress.close()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        if saved != step:
+            _save(checkpoints, step, accelerator.unwrap_model(module), optimiser, ema)
         trained = accelerator.unwrap_model(module)
         kept = {k: v.clone() for k, v in trained.state_dict().items()}
         trained.load_state_dict(ema.state_dict())
         objective.export(output)
         trained.load_state_dict(kept)
     return output
+
+
+def _time_is_up(accelerator: Accelerator, stop_at: float | None) -> bool:
+    """Decided by the main process for all, or they would wait for each other for ever."""
+    if stop_at is None:
+        return False
+    decision = [time.time() >= stop_at]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(decision)
+    return decision[0]
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

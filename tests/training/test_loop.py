@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +55,16 @@ def test_it_learns(tmp_path):
     assert (tmp_path / "done").exists()
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
     whole = Line()
     train(recipe(tmp_path / "whole"), whole)
     first = Line()
-    # Stops after its first step, with a checkpoint.
-    train(recipe(tmp_path / "parts"), first, stop_at=time.time())
-    assert latest_checkpoint(tmp_path / "parts" / "checkpoints").name == "step-1"
+    with monkeypatch.context() as patch:
+        ticks = iter(range(100))
+        patch.setattr("time.time", lambda: next(ticks))
+        train(recipe(tmp_path / "parts"), first, stop_at=10)
+    stopped = latest_checkpoint(tmp_path / "parts" / "checkpoints")
+    assert 0 < int(stopped.name.split("-")[1]) < 30
     second = Line()
     train(recipe(tmp_path / "parts"), second, resume=True)
     for name, value in whole.exported.items():
@@ -76,6 +78,15 @@ def test_export_holds_the_average_and_leaves_the_weights(tmp_path):
     train(recipe(tmp_path), objective)
     key = "0.weight"
     assert not torch.equal(objective.exported[key], objective.trained.state_dict()[key])
+
+
+def test_a_time_in_the_past_exports_the_newest_checkpoint(tmp_path):
+    whole = Line()
+    train(recipe(tmp_path), whole)
+    again = Line()
+    train(recipe(tmp_path), again, resume=True, stop_at=0.0)
+    for name, value in whole.exported.items():
+        assert torch.equal(value, again.exported[name]), name
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path):
