@@ -9,6 +9,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import PipelineImageInput
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -57,7 +58,7 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: AutoencoderKL | AutoencoderTiny,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
@@ -72,7 +73,7 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
         identity_scale: float = 0.5,
     ):
         super().__init__(
-            vae=vae,
+            vae=vae,  # type: ignore[arg-type]
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,

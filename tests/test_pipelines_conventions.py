@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.callbacks import SDCFGCutoffCallback, SDXLControlnetCFGCutoffCallback
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
@@ -315,3 +316,18 @@ def test_from_pipe(kind: str, base: np.ndarray) -> None:
     pipe = PIPELINES[kind].from_pipe(stock, **ours)
     pipe.set_progress_bar_config(disable=True)
     assert np.array_equal(draw(pipe, kind), base)
+
+
+def test_tiny_autoencoder(kind: str) -> None:
+    pipe = make(kind)
+    stages: dict[str, Any] = {
+        "encoder_block_out_channels": (8,) * 2,
+        "decoder_block_out_channels": (8,) * 2,
+        "num_encoder_blocks": (1,) * 2,
+        "num_decoder_blocks": (1,) * 2,
+    }
+    other = type(pipe)(**pipe.components | {"vae": AutoencoderTiny(**stages)})
+    again = type(pipe).from_pipe(other)
+    again.set_progress_bar_config(disable=True)
+    assert draw(again, kind).shape == (1, 64, 64, 3)
+    assert largest(draw(again, kind), draw(pipe, kind)) > 1e-3
