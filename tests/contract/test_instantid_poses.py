@@ -1,0 +1,93 @@
+"""InstantID's poses: what may be given, and where the face is then drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from idpersona.adapters.instantid.config import InstantIDConfig
+from idpersona.adapters.instantid.pose import PoseDrawer, is_drawing
+from idpersona.errors import BadInput
+from idpersona.identity import Feature, Identity
+from idpersona.keypoints import draw_kps, fit_keypoints
+
+KPS = np.array([[22, 24], [42, 23], [32, 34], [24, 44], [41, 45]], dtype=np.float32)
+
+
+def person(values: Any, keypoints: Any = KPS) -> Identity:
+    rows = np.asarray(values, dtype=np.float32).reshape(-1, np.shape(values)[-1])
+    feature = Feature(encoder="antelopev2", values=rows)
+    return Identity("face", {"antelopev2": feature}, keypoints=keypoints, image_size=(64, 64))
+
+
+CONFIG = InstantIDConfig(kps_radius=3, kps_stick_width=1)
+
+
+def _drawn(points: Any, canvas: tuple[int, int]) -> torch.Tensor:
+    picture = np.array(draw_kps(canvas, points, radius=3, stick_width=1), dtype=np.float32) / 255
+    return torch.from_numpy(picture).permute(2, 0, 1)[None]
+
+
+def _unread(_photo: Any) -> Identity:
+    raise AssertionError("no photo was given")
+
+
+def test_poses_that_can_be_given() -> None:
+    me, canvas = person(np.ones(512)), (128, 96)
+    own = fit_keypoints(KPS, (64, 64), canvas)
+    drawing = draw_kps(canvas, KPS, radius=3, stick_width=1)
+    assert is_drawing(drawing)
+    poses: list[tuple[Any, Any]] = [
+        (None, own),
+        (me, own),
+        (KPS, KPS),
+        (KPS.tolist(), KPS),
+        (KPS[None], KPS),
+        ([KPS], KPS),
+        (drawing, KPS),
+        (np.array(drawing), KPS),
+        (_drawn(KPS, canvas), KPS),
+    ]
+    for pose, points in poses:
+        got = PoseDrawer(pose, [me], CONFIG, _unread)(canvas)
+        assert torch.equal(got, _drawn(points, canvas)), pose
+
+
+def test_a_photo_as_a_pose_is_read() -> None:
+    photo = Image.new("RGB", (64, 64), (90, 80, 70))
+    asked = []
+
+    def read(given: Any) -> Identity:
+        asked.append(given)
+        return person(np.ones(512))
+
+    for given in (photo, "pose.jpg", np.array(photo)):
+        got = PoseDrawer(given, [person(np.ones(512))], CONFIG, read)((128, 128))
+        assert torch.equal(got, _drawn(fit_keypoints(KPS, (64, 64), (128, 128)), (128, 128)))
+    assert len(asked) == 3 and asked[1] == "pose.jpg"
+
+
+def test_the_framing_of_the_base_places_the_face() -> None:
+    config = InstantIDConfig(kps_radius=3, kps_stick_width=1, framing=(0.3, 0.47))
+    got = PoseDrawer(None, [person(np.ones(512))], config, _unread)((128, 128))
+    points = fit_keypoints(KPS, (64, 64), (128, 128), framing=(0.3, 0.47))
+    assert torch.equal(got, _drawn(points, (128, 128)))
+    assert abs(np.linalg.norm(points[1] - points[0]) - 0.3 * 128) < 0.1
+
+
+def test_poses_that_are_refused() -> None:
+    me = person(np.ones(512))
+    faceless = person(np.ones(512), keypoints=None)
+    for pose, people in (
+        (None, [faceless]),
+        ([KPS], [me, me]),
+        (np.stack([KPS, KPS, KPS]), [me, me]),
+        (np.ones((4, 2)), [me]),
+        (torch.ones(2, 2), [me]),
+    ):
+        with pytest.raises(BadInput):
+            PoseDrawer(pose, people, CONFIG, _unread)
