@@ -94,9 +94,9 @@ def pull_model(name: Name = None, commercial: Commercial = False, as_json: Json 
     weight = get_weight(name)
     if commercial:
         require_commercial([name])
+    folder = pull(name)
     if not weight.commercial:
         note(f"'{name}': {weight.licence}")
-    folder = pull(name)
     result(
         {"name": name, "location": str(folder), "verified": True},
         [f"{name}: {folder}, verified"],

@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 
 from idpersona.errors import MissingWeights
-from idpersona.registry.table import WEIGHTS
 from idpersona.registry.weight import Weight
 
 
@@ -85,6 +84,6 @@ def missing_message(weight: Weight, folders: list[Path]) -> str:
 def installed(name: str) -> Path | None:
     """Like :func:`locate`, but ``None`` when the weights are missing."""
     try:
-        return locate(WEIGHTS[name].name)
+        return locate(name)
     except MissingWeights:
         return None

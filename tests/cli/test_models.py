@@ -50,13 +50,9 @@ def test_verify_sees_damage(run, tmp_path, monkeypatch, damage):
     shutil.copytree(locate("dlib"), folder)
     import dataclasses
 
-    from idpersona.registry import locate as _  # noqa: F401
-    from idpersona.registry import table
-
     moved = dataclasses.replace(WEIGHTS["dlib"], name="dlib-copy", place="hub", source="nobody/dlib-copy")
-    changed = {**table.WEIGHTS, "dlib-copy": moved}
+    changed = {**WEIGHTS, "dlib-copy": moved}
     monkeypatch.setattr("idpersona.registry.WEIGHTS", changed)
-    monkeypatch.setattr("idpersona.registry.locate.WEIGHTS", changed)
     run("models", "verify", "dlib-copy").done()
     victim = folder / "dlib_face_recognition_resnet_model_v1.dat"
     data = bytearray(victim.read_bytes())
