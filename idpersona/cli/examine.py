@@ -128,7 +128,7 @@ def _providers() -> Iterator[Finding]:
     both = _installed("onnxruntime") and _installed("onnxruntime-gpu")
     detail = f"a session really runs on {used[0]}"
     if both and "CUDAExecutionProvider" not in used:
-        fix = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+        fix = "pip uninstall -y onnxruntime && pip install --force-reinstall --no-deps onnxruntime-gpu"
         yield Finding(
             "provider", "onnxruntime", "note", f"{detail}; CPU and GPU builds shadow each other", fix
         )

@@ -65,20 +65,20 @@ def test_unknown_command(run):
     run("generat").refused("generat")
 
 
-def test_defects_are_one_line_and_status_1(run, monkeypatch, tmp_path):
-    import idpersona.images
+def test_defects_are_one_line_and_status_1(run, monkeypatch):
+    from idpersona.cli import arguments
 
     def broken(*args: object, **options: object) -> None:
         raise IndexError("list index\nout of range")
 
-    monkeypatch.setattr(idpersona.images, "check_output", broken)
-    outcome = run("identify", "sample:astronaut", "-o", tmp_path / "x.safetensors")
+    monkeypatch.setattr(arguments, "number", broken)
+    outcome = run("train", "absent.yaml", "--minutes", "1")
     assert outcome.status == 1
     assert len(outcome.err.splitlines()) == 1
     assert "IDPERSONA_DEBUG" in outcome.err
     monkeypatch.setenv("IDPERSONA_DEBUG", "1")
     with pytest.raises(IndexError):
-        run("identify", "sample:astronaut", "-o", tmp_path / "x.safetensors")
+        run("train", "absent.yaml", "--minutes", "1")
 
 
 @pytest.mark.parametrize(
