@@ -93,9 +93,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(version, int) or version < 1:
         raise BadInput(f"the settings in {path} name no format version")
     if version > FORMAT:
-        raise BadInput(
-            f"the settings in {path} have format {version}, newer than {FORMAT}: update idpersona"
-        )
+        raise BadInput(f"the settings in {path} have format {version}, newer than {FORMAT}: update idpersona")
     return settings
 
 
