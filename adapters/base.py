@@ -87,11 +87,9 @@ class Adapter:
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the trained parts; returns the adapter itself."""
-        # diffusers takes a dtype of None for a cast and warns about it, once per part and call.
-        wanted: dict[str, Any] = {"device": device, "dtype": dtype}
-        given = {name: value for name, value in wanted.items() if value is not None}
         for part in self.parts.values():
-            part.to(**given)
+            # diffusers' own ``to`` warns about layers it would keep in float32; these parts have none.
+            nn.Module.to(part, device=device, dtype=dtype)
         return self
 
     def config_dict(self) -> dict[str, Any]:

@@ -140,6 +140,7 @@ def fit_keypoints(
     canvas_size: tuple[int, int],
     *,
     framing: tuple[float, float] | None = None,
+    freedom: tuple[float, float, float] | None = None,
 ) -> np.ndarray:
     """Carry keypoints from a photo to a canvas, keeping the face's shape and roll.
 
@@ -150,6 +151,9 @@ def fit_keypoints(
         framing: None places the whole photo inside the canvas, centred. ``(eye_distance, eye_line)`` places
             the face instead: distance of the eyes as a part of the canvas width, middle of the eyes at that
             part of its height and at half of its width (for models trained on one framing).
+        freedom: with ``framing``: the face stays where the whole photo has it as far as that lies within
+            (smallest, largest) times the framing's size and ``shift`` of the canvas around its place; beyond,
+            it is brought to the edge of that range.
 
     Returns:
         float32 ``[5, 2]`` pixels on the canvas.
@@ -176,4 +180,11 @@ def fit_keypoints(
         raise BadInput("keypoints lie on one spot")
     middle = points[:2].mean(axis=0)
     target = canvas * np.asarray([0.5, line])
-    return ((points - middle) * (distance * canvas[0] / eyes) + target).astype(np.float32)
+    scale = distance * canvas[0] / eyes
+    if freedom is not None:
+        smallest, largest, shift = freedom
+        whole = float((canvas / np.asarray(image_size, dtype=np.float64)).min())
+        there = (middle - np.asarray(image_size) / 2) * whole + canvas / 2
+        scale = float(np.clip(whole, smallest * scale, largest * scale))
+        target = np.clip(there, target - shift * canvas, target + shift * canvas)
+    return ((points - middle) * scale + target).astype(np.float32)

@@ -105,6 +105,22 @@ def test_fit_by_framing_keeps_shape_and_roll():
     assert np.isclose(np.arctan2(across[1], across[0]), np.arctan2(before[1], before[0]), atol=1e-5)
 
 
+def test_freedom_keeps_the_photo_s_place_within_the_trained_range():
+    face = np.asarray([[40, 60], [80, 60], [60, 82], [45, 106], [75, 106]], dtype=np.float32)
+    free = (0.75, 1.2, 0.12)
+
+    def fit(points: np.ndarray, side: int) -> np.ndarray:
+        return fit_keypoints(points, (side, side), (128, 128), framing=(0.3, 0.47), freedom=free)
+
+    # Already in range: as the whole photo has it.
+    assert np.allclose(fit(face, 128), fit_keypoints(face, (128, 128), (128, 128)), atol=1e-4)
+    # A small face in a corner of a large photo: enlarged and moved to the edge of the range, no further.
+    small = fit(face, 640)
+    eyes = small[:2].mean(0) / 128
+    assert np.isclose(np.linalg.norm(small[1] - small[0]), 0.75 * 0.3 * 128, atol=1e-3)
+    assert np.allclose(eyes, [0.5 - 0.12, 0.47 - 0.12], atol=1e-4)
+
+
 @pytest.mark.parametrize("framing", [(0.0, 0.4), (0.3, 1.0), (float("nan"), 0.4)])
 def test_bad_framing_is_refused(framing: tuple[float, float]):
     with pytest.raises(BadInput):

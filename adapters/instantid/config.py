@@ -23,6 +23,8 @@ class InstantIDConfig:
         output_dim: width of a token, the context width of the base's cross-attention.
         framing: (eye distance as a part of the width, eye line as a part of the height) at which a face is
             placed when no pose is given, for bases trained on one framing; None fits the whole photo.
+        framing_freedom: (smallest size, largest size, shift) relative to ``framing`` that the base was
+            trained on; a pose photo places the face as it has it, within these. None: anywhere.
         kps_radius, kps_stick_width: pixels, size of the key points and limbs that are drawn.
         resize_max_side, resize_min_side, resize_multiple: pixels, the rule for pose pictures.
     """
@@ -38,6 +40,7 @@ class InstantIDConfig:
     output_dim: int = 2048
     ff_mult: int = 4
     framing: tuple[float, float] | None = None
+    framing_freedom: tuple[float, float, float] | None = None
     kps_radius: int = 10
     kps_stick_width: int = 4
     resize_max_side: int = 1280
@@ -69,10 +72,8 @@ class InstantIDConfig:
         unknown = [name for name in values if name not in known]
         if unknown:
             raise CheckpointError(f"InstantID configuration: unknown field {', '.join(unknown[:3])}")
-        framing = values.get("framing")
-        if isinstance(framing, list):
-            values = {**values, "framing": tuple(framing)}
-        return cls(**values)
+        # JSON has no tuples.
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

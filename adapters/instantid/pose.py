@@ -39,7 +39,8 @@ class PoseDrawer:
 
     Args:
         pose: None (each identity's own keypoints, fitted to the canvas by the configured framing), an
-            :class:`Identity` (its keypoints as they lie in its photo, fitted to the canvas), keypoints
+            :class:`Identity` (its keypoints as they lie in its photo, fitted to the canvas within the
+            configured freedom), keypoints
             [5, 2] or [people, 5, 2] in canvas pixels, a keypoint drawing (picture, or tensor
             [people, 3, H, W] in 0..1), a photo, or a sequence of these, one per identity. A picture counts
             as a drawing when most of it is exactly black, otherwise as a photo whose face is looked for.
@@ -58,7 +59,7 @@ class PoseDrawer:
     ):
         self._config, self._read = config, read
         if pose is None:
-            self._poses = [self._fitted(person, config.framing) for person in people]
+            self._poses = [self._fitted(person, None) for person in people]
         elif isinstance(pose, (list, tuple)) and not _is_points(pose):
             if len(pose) != len(people):
                 raise BadInput(f"{len(pose)} poses for {len(people)} identities")
@@ -78,15 +79,20 @@ class PoseDrawer:
         drawing = draw_kps(canvas, points, radius=config.kps_radius, stick_width=config.kps_stick_width)
         return to_tensor(drawing, canvas)
 
-    def _fitted(self, person: Identity, framing: tuple[float, float] | None) -> Callable[[Canvas], Tensor]:
+    def _fitted(
+        self, person: Identity, freedom: tuple[float, float, float] | None
+    ) -> Callable[[Canvas], Tensor]:
         points, size = person.keypoints, person.image_size
         if points is None or size is None:
             raise BadInput("the identity holds no keypoints: give pose=, or scale={'net': 0}")
-        return lambda canvas: self._draw(fit_keypoints(points, size, canvas, framing=framing), canvas)
+        framing = self._config.framing
+        return lambda canvas: self._draw(
+            fit_keypoints(points, size, canvas, framing=framing, freedom=freedom), canvas
+        )
 
     def _one(self, pose: Any) -> Callable[[Canvas], Tensor]:
         if isinstance(pose, Identity):
-            return self._fitted(pose, None)
+            return self._fitted(pose, self._config.framing_freedom)
         if isinstance(pose, Tensor):
             if pose.ndim not in (3, 4) or pose.shape[-3] != 3:
                 raise BadInput(f"a pose tensor must be a drawing [people, 3, H, W], got {tuple(pose.shape)}")
@@ -99,7 +105,7 @@ class PoseDrawer:
         if isinstance(pose, Image.Image) and is_drawing(pose):
             return lambda canvas: to_tensor(pose, canvas)
         if isinstance(pose, (str, os.PathLike, Image.Image)):
-            return self._fitted(self._read(pose), None)
+            return self._fitted(self._read(pose), self._config.framing_freedom)
         points = check_keypoints(pose)
         return lambda canvas: self._draw(points, canvas)
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -18,7 +24,12 @@ from idpersona.adapters.instantid.modules import IdentityCrossAttention, Instant
 from idpersona.seams.cross import cross_scope
 from idpersona.seams.tokens import TokenBranch
 from idpersona.training.data.framing import EYE_DISTANCE, EYE_LINE
-from idpersona.training.objectives.diffusion_data import KPS_RADIUS, KPS_STICK_WIDTH, DiffusionBatch, DiffusionData
+from idpersona.training.objectives.diffusion_data import (
+    KPS_RADIUS,
+    KPS_STICK_WIDTH,
+    DiffusionBatch,
+    DiffusionData,
+)
 
 if TYPE_CHECKING:
     from idpersona.training.objectives.diffusion import DiffusionConfig
@@ -121,9 +132,21 @@ def build_identity(config: DiffusionConfig, models: DiffusionModels, init_from: 
     adapter folder ``<init_from>/instantid`` where there is one."""
     folder = Path(init_from) / "instantid" if init_from else None
     sizes = InstantIDConfig(
-        encoder="dlib", embedding_dim=128, dim=192, depth=2, dim_head=32, heads=6, num_tokens=config.tokens,
-        output_dim=config.text_width, framing=(EYE_DISTANCE, EYE_LINE), kps_radius=KPS_RADIUS,
-        kps_stick_width=KPS_STICK_WIDTH, resize_max_side=128, resize_min_side=128, resize_multiple=8,
+        encoder="dlib",
+        embedding_dim=128,
+        dim=192,
+        depth=2,
+        dim_head=32,
+        heads=6,
+        num_tokens=config.tokens,
+        output_dim=config.text_width,
+        framing=(EYE_DISTANCE, EYE_LINE),
+        framing_freedom=(0.75, 1.2, 0.12),
+        kps_radius=KPS_RADIUS,
+        kps_stick_width=KPS_STICK_WIDTH,
+        resize_max_side=128,
+        resize_min_side=128,
+        resize_multiple=8,
     )
     if folder and folder.is_dir():
         return IdentityModels(
@@ -137,12 +160,16 @@ def build_identity(config: DiffusionConfig, models: DiffusionModels, init_from: 
         InstantIDProjector(**sizes.projector_sizes()),
         IdentityCrossAttention.from_unet(models.unet, copy_weights=True),
         _channels_last(
-            ControlNetModel.from_unet(models.unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 16, 32, 64))
+            ControlNetModel.from_unet(
+                models.unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 16, 32, 64)
+            )
         ),
     )
 
 
-def export_models(models: DiffusionModels, vae_folder: str, schedule: Mapping[str, Any], folder: Path) -> None:
+def export_models(
+    models: DiffusionModels, vae_folder: str, schedule: Mapping[str, Any], folder: Path
+) -> None:
     """A stock ``StableDiffusionPipeline`` folder."""
     pipe = StableDiffusionPipeline(
         vae=AutoencoderTiny.from_pretrained(vae_folder),
