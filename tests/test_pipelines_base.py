@@ -50,7 +50,7 @@ def test_no_such_base(name: str, error: type[Exception], message: str) -> None:
 
 
 def test_registry_base_that_is_not_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("IDPERSONA_MODELS", str(tmp_path))
+    monkeypatch.setenv("IDPERSONA_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_a, **_k: None)
     with pytest.raises(MissingWeights, match="idpersona models pull sdxl"):
         load_base("sdxl")

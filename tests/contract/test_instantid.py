@@ -311,7 +311,7 @@ def test_without_identitynet_only_the_identity_part_works(published: Path, pipe:
 
 
 def test_where_an_adapter_is_looked_for(pipe: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("IDPERSONA_MODELS", str(tmp_path))
+    monkeypatch.setenv("IDPERSONA_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "instantid" in adapter_names()
     assert base_family(pipe) == "sdxl" and base_family("mini") == "mini"
