@@ -50,16 +50,19 @@ class InstantIDConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, wanted = getattr(self, field.name), type(field.default)
-            if field.name == "framing":
+            if wanted is type(None):
                 valid = value is None or (
-                    isinstance(value, tuple)
-                    and len(value) == 2
-                    and all(isinstance(part, float) and 0 < part < 1 for part in value)
+                    isinstance(value, tuple) and all(isinstance(part, float) and 0 < part for part in value)
                 )
             else:
                 valid = type(value) is wanted and (wanted is not int or value >= 1)
             if not valid:
                 raise CheckpointError(f"InstantID configuration: {field.name} cannot be {value!r}")
+        if self.framing is not None and (len(self.framing) != 2 or max(self.framing) >= 1):
+            raise CheckpointError(f"InstantID configuration: framing cannot be {self.framing!r}")
+        free = self.framing_freedom
+        if free is not None and (len(free) != 3 or free[0] > free[1]):
+            raise CheckpointError(f"InstantID configuration: framing_freedom cannot be {free!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InstantIDConfig:
