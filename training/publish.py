@@ -1,7 +1,7 @@
 """Put finished runs into ``assets/``: float16 safetensors, in the layout that users load.
 
-``python -m idpersona.training.publish [--runs runs]`` publishes what it finds there, then refreshes the registry's
-hashes. Model cards (README.md) in ``assets/`` are written by hand and stay.
+``python -m idpersona.training.publish [--runs runs]`` publishes what it finds there, then refreshes the
+registry's hashes. Model cards (README.md) in ``assets/`` are written by hand and stay.
 """
 
 from __future__ import annotations
@@ -10,38 +10,36 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from idpersona.registry import refresh
+from idpersona.training.weights import mend_vae_config
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 CLASSIFIERS = {"labeler": "classifiers/labeler", "attr-judge": "classifiers/attr-judge", "judge": "judge"}
 
 
 def publish_base(source: Path, target: Path) -> None:
-    """A stock pipeline folder in float16, that still loads as float32 where nobody asks for half precision."""
-    from diffusers import StableDiffusionPipeline
+    """A stock pipeline folder in float16 that loads as float32 where nobody asks for half precision."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)
     pipe.to(torch.float16)
     pipe.save_pretrained(target)
-    # transformers loads in the dtype that the configuration names: float32, as diffusers does by default.
+    # transformers loads in the dtype that the configuration names, diffusers in float32.
     path = target / "text_encoder" / "config.json"
-    _write_json(path, json.loads(path.read_text()) | {"dtype": "float32"})
-    # diffusers writes this key and then warns about it at every load.
-    path = target / "vae" / "config.json"
-    _write_json(path, {k: v for k, v in json.loads(path.read_text()).items() if k != "block_out_channels"})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    mend_vae_config(target / "vae")
 
 
 def publish_adapter(source: Path, target: Path) -> None:
     """An adapter folder in float16."""
     from idpersona.adapters import load_adapter
 
-    adapter = load_adapter(str(source), base="mini")
-    adapter.to(dtype=torch.float16)
-    adapter.save_pretrained(target)
+    load_adapter(source, dtype=torch.float16).save_pretrained(target)
 
 
 def publish_network(source: Path, target: Path) -> None:
@@ -51,31 +49,46 @@ def publish_network(source: Path, target: Path) -> None:
     SmallFaceCNN.from_pretrained(source).half().save_pretrained(target)
 
 
-def main() -> int:
-    """Publish every run that is there; name the ones that are not."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    runs: Path = parser.parse_args().runs
-    jobs = [(runs / "mini" / "base", ASSETS / "mini", publish_base)]
-    jobs += [(runs / "mini" / "instantid", ASSETS / "instantid-mini", publish_adapter)]
-    jobs += [(runs / name / "model", ASSETS / place, publish_network) for name, place in CLASSIFIERS.items()]
+def replace_folder(source: Path, target: Path, publish: Callable[[Path, Path], None]) -> None:
+    """Publish beside ``target`` and put that in its place, so that a failure leaves what was there.
+
+    Its model card stays.
+    """
+    fresh = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        publish(source, fresh)
+        if (target / "README.md").is_file():
+            shutil.copy2(target / "README.md", fresh / "README.md")
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def publish_runs(runs: Path, assets: Path) -> None:
+    """Publish every run below ``runs`` that is there; name the ones that are not."""
+    jobs = [(runs / "mini" / "base", assets / "mini", publish_base)]
+    jobs += [(runs / "mini" / "instantid", assets / "instantid-mini", publish_adapter)]
+    jobs += [(runs / name / "model", assets / place, publish_network) for name, place in CLASSIFIERS.items()]
     for source, target, publish in jobs:
         if not source.is_dir():
             print(f"not there, left as it is: {source}", file=sys.stderr)
             continue
-        card = (target / "README.md").read_bytes() if (target / "README.md").is_file() else None
-        shutil.rmtree(target, ignore_errors=True)
-        publish(source, target)
-        if card is not None:
-            (target / "README.md").write_bytes(card)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_folder(source, target, publish)
         size = sum(p.stat().st_size for p in target.rglob("*") if p.is_file()) / 2**20
-        print(f"{target.relative_to(ASSETS.parent)}: {size:.1f} MiB")
-    sys.argv = sys.argv[:1]
-    return refresh.main()
+        print(f"{target}: {size:.1f} MiB")
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+def main() -> int:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    publish_runs(parser.parse_args().runs, ASSETS)
+    return refresh.main([])
 
 
 if __name__ == "__main__":

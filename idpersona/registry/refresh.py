@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,13 @@ def build(old: Manifest) -> Manifest:
     return new
 
 
-def main() -> int:
-    """Command line of this module."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of this module; ``argv`` is by default that of the process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="compare only; exit 1 when stale")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     old: Manifest = json.loads(MANIFEST.read_text("utf-8"))
     new = build(old)
     stale = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
