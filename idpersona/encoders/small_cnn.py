@@ -1,7 +1,7 @@
 """The small convolutional network behind the embedded classifiers and the identity judge.
 
-A plain pre-activation-free residual network (He et al., arXiv:1512.03385) at 64x64, small enough to be shipped and
-to run in milliseconds on a CPU. What it is trained for is said by its configuration, not by its class.
+A plain residual network (He et al., arXiv:1512.03385) at 64x64, small enough to be shipped and to run in
+milliseconds on a CPU. What it is trained for is said by its configuration, not by its class.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class SmallFaceCNN(ModelMixin, ConfigMixin):
                 layers.append(_Block(channels, width, 2 if stage and block == 0 else 1))
                 channels = width
         self.body = nn.Sequential(*layers)
-        # The 4x4 map is kept, not averaged: where something is matters for a face that stands in a known place.
+        # The 4x4 map is kept, not averaged: where something is matters for a face in a known place.
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels * 16, out_dim))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
