@@ -14,7 +14,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="idpersona.training", description="Train by a recipe.")
     parser.add_argument("recipe", help="YAML file, or the name of a built-in recipe")
     parser.add_argument("--output", help="folder for checkpoints and results (default: the recipe's)")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the output")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in the output"
+    )
     parser.add_argument("--minutes", type=float, help="stop after so long, with a checkpoint")
     arguments = parser.parse_args()
     try:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idpersona.errors import BadInput
 
-
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -65,7 +64,9 @@ def load_recipe(path: str | Path) -> Recipe:
     except yaml.YAMLError as error:
         raise BadInput(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(raw, dict):
-        raise BadInput(f"{path} holds no recipe: expected a mapping with the keys {', '.join(Recipe.model_fields)}")
+        raise BadInput(
+            f"{path} holds no recipe: expected a mapping with the keys {', '.join(Recipe.model_fields)}"
+        )
     return parse(Recipe, raw, str(path))
 
 

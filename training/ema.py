@@ -14,16 +14,18 @@ class Ema:
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
-        self.average = {k: v.detach().clone().float() if v.is_floating_point() else v.clone() for k, v in module.state_dict().items()}
+        self.average = {
+            k: v.detach().clone().float() if v.is_floating_point() else v.clone()
+            for k, v in module.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        state = module.state_dict()
-        floats = [k for k, v in state.items() if v.is_floating_point()]
-        torch._foreach_lerp_([self.average[k] for k in floats], [state[k].detach().float() for k in floats], weight)
-        for key, value in state.items():
-            if not value.is_floating_point():
+        for key, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.average[key].lerp_(value.float(), weight)
+            else:
                 self.average[key].copy_(value)
 
     def state_dict(self) -> dict[str, torch.Tensor]:

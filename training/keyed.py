@@ -1,7 +1,8 @@
-"""Randomness keyed by (seed, step, sample index): what a sample sees never depends on who computes it, or when.
+"""Randomness keyed by (seed, step, sample index): it does not matter who computes a sample, or when.
 
-A stateful generator would have to be saved for resuming, and would differ with the number of processes. A counter
-based generator (Philox, Salmon et al., SC 2011) has no history: each sample of each step gets its own.
+A stateful generator would have to be saved for resuming, and would differ with the number of processes. A
+counter based generator (Philox, Salmon et al., SC 2011) has no history: each sample of each step gets its
+own.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ class StepKey:
         return torch.from_numpy(np.stack(rows))
 
     def strata(self) -> np.ndarray:
-        """For each sample its stratum, int64 [len(indices)]: over the whole step a permutation of range(total)."""
+        """Stratum of each sample, int64 [len(indices)]: over the whole step a permutation of range(total)."""
         order = np.random.default_rng([self.seed, self.step]).permutation(self.total)
         return order[np.asarray(self.indices)]
 
-    def uniform(self, stream: int, count: int = 1) -> torch.Tensor:
-        """Uniform numbers in [0, 1), float32 [len(indices), count]."""
-        rows = [self.rng(i, stream).random(count, dtype=np.float32) for i in self.indices]
-        return torch.from_numpy(np.stack(rows))
 
-    def integers(self, high: int, stream: int) -> np.ndarray:
-        """One integer in [0, high) per sample, int64 [len(indices)]."""
-        return np.array([self.rng(i, stream).integers(high) for i in self.indices], dtype=np.int64)
+def seed_modules(key: StepKey) -> None:
+    """Seed torch for what modules draw themselves in this step (dropout), the same after a resumption.
+
+    Such draws are the only ones that do depend on how many processes share a step.
+    """
+    first = key.indices[0] if key.indices else 0
+    torch.manual_seed(int(np.random.default_rng([key.seed, key.step, first]).integers(2**62)))

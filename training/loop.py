@@ -1,44 +1,53 @@
 """The one training loop: accelerate, exact resuming, EMA, progress. Everything else is an objective.
 
 A step is a function of the weights and of (seed, step, sample index) only, see ``keyed.py``; there is no data
-loader with a state. A run that was stopped anywhere goes on as if it had not been.
+loader with a state. A run that was stopped anywhere goes on as if it had not been, and several processes that
+share a batch take the steps that one would (up to rounding, and up to batch normalisation, whose statistics
+each process takes of its own share).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from idpersona.errors import BadInput
-from idpersona.training.config import OptimiserConfig, Recipe
+from idpersona.training.checkpoints import (
+    checkpoint_folder,
+    latest_checkpoint,
+    refuse_existing,
+    restore,
+    save,
+)
+from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.ema import Ema
-from idpersona.training.keyed import StepKey
+from idpersona.training.keyed import StepKey, seed_modules
+from idpersona.training.parallel import average_gradients, share_weights
 from idpersona.training.progress import Progress
 
 
 class Objective(Protocol):
     """What is trained, and by which loss."""
 
-    trained: nn.Module
-    """All trained parts as one module (an ``nn.ModuleDict`` where there are several)."""
+    @property
+    def trained(self) -> nn.Module:
+        """All trained parts as one module (an ``nn.ModuleDict`` where there are several)."""
+        ...
 
-    def loss(self, module: nn.Module, key: StepKey) -> tuple[torch.Tensor, Mapping[str, float]]:
+    def loss(self, key: StepKey) -> tuple[torch.Tensor, Mapping[str, float]]:
         """Loss of the samples of ``key`` (mean over them), and figures for the log."""
         ...
 
     def export(self, folder: Path) -> None:
-        """Write ``trained`` (holding the averaged weights by now) as it is shipped."""
+        """Write ``trained`` as it is used; it holds the averaged weights by now, in evaluation mode."""
         ...
 
 
@@ -53,70 +62,101 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
-def train(recipe: Recipe, objective: Objective, *, resume: bool = False, stop_at: float | None = None) -> Path:
+def train(
+    recipe: Recipe, objective: Objective, *, resume: bool = False, stop_at: float | None = None
+) -> Path:
     """Run ``recipe`` and return its output folder; checkpoints lie in ``<output>/checkpoints``.
 
-    ``stop_at`` (``time.time()`` seconds) ends the run early with a checkpoint, so that a later call resumes it; a
-    time in the past exports what the newest checkpoint holds. Either way the averaged weights are exported.
-    Raises BadInput when the output holds another run's checkpoints and ``resume`` was not asked for.
+    ``stop_at`` (``time.time()`` seconds) ends the run early with a checkpoint, so that a later call resumes
+    it; a time in the past exports what the newest checkpoint holds. Either way the averaged weights are
+    exported.
+
+    Raises:
+        BadInput: the output holds another run's checkpoints and ``resume`` was not asked for; the loop's
+            configuration does not suit this machine; the loss is no number any more.
+        CheckpointError: the checkpoint is of another model.
     """
-    loop = recipe.loop
+    loop, output = recipe.loop, Path(recipe.output)
+    checkpoints = checkpoint_folder(output)
+    if not resume:
+        refuse_existing(output)
     if loop.threads:
         torch.set_num_threads(loop.threads)
-    accelerator = Accelerator(mixed_precision=loop.precision)
-    output = Path(recipe.output)
-    checkpoints = output / "checkpoints"
-    if latest_checkpoint(checkpoints) and not resume:
-        raise BadInput(f"{checkpoints} holds a run already: add --resume to go on with it, or choose another --output")
-    if loop.batch_size % accelerator.num_processes:
-        raise BadInput(f"loop.batch_size {loop.batch_size} does not divide by {accelerator.num_processes} processes")
+    accelerator = _accelerator(loop)
+    main = accelerator.is_main_process
     share = loop.batch_size // accelerator.num_processes
     indices = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
 
-    parameters = [p for p in objective.trained.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=recipe.optimiser.lr, betas=recipe.optimiser.betas, weight_decay=recipe.optimiser.weight_decay,
-        fused=True,
+    module = objective.trained.to(accelerator.device).train()
+    share_weights(module)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    config = recipe.optimiser
+    adamw = torch.optim.AdamW(
+        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    module, optimiser = accelerator.prepare(objective.trained, optimiser)
-    ema = Ema(accelerator.unwrap_model(module), loop.ema_decay)
-    step = _restore(checkpoints, accelerator.unwrap_model(module), optimiser, ema) if resume else 0
-    if accelerator.is_main_process:
+    optimiser = accelerator.prepare_optimizer(adamw)
+    ema = Ema(module, loop.ema_decay)
+    step = restore(checkpoints, module, optimiser, ema) if resume else 0
+    if main:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.json").write_text(recipe.model_dump_json(indent=2))
 
-    progress = Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=accelerator.is_main_process)
+    progress = Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main)
     saved = step
     while step < loop.steps and not _time_is_up(accelerator, stop_at):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe.optimiser, step, loop.steps)
+            group["lr"] = learning_rate(config, step, loop.steps)
         key = StepKey(loop.seed, step, indices, loop.batch_size)
+        seed_modules(key)
         with accelerator.autocast():
-            loss, figures = objective.loss(module, key)
-        if not torch.isfinite(loss):
+            loss, figures = objective.loss(key)
+        # Over all processes, so that they agree on whether to go on.
+        value = float(accelerator.reduce(loss.detach(), "mean"))  # type: ignore[arg-type]
+        if not math.isfinite(value):
             last = latest_checkpoint(checkpoints)
-            raise BadInput(f"loss is {float(loss.detach())} at step {step}: the last good checkpoint is {last}; lower optimiser.lr")
+            raise BadInput(
+                f"loss is {value} at step {step}: the last good checkpoint is {last}; lower optimiser.lr"
+            )
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, recipe.optimiser.clip)
+        average_gradients(parameters)
+        accelerator.clip_grad_norm_(parameters, config.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        ema.update(accelerator.unwrap_model(module), step)
+        ema.update(module, step)
         step += 1
-        progress.update(step, {"loss": float(loss.detach()), **figures}, every=loop.log_every)
-        if accelerator.is_main_process and step % loop.save_every == 0:
-            _save(checkpoints, step, accelerator.unwrap_model(module), optimiser, ema)
+        progress.update(step, {"loss": value, **figures}, every=loop.log_every)
+        if main and step % loop.save_every == 0:
+            save(checkpoints, step, module, optimiser, ema)
             saved = step
     progress.close()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if main:
         if saved != step:
-            _save(checkpoints, step, accelerator.unwrap_model(module), optimiser, ema)
-        trained = accelerator.unwrap_model(module)
-        kept = {k: v.clone() for k, v in trained.state_dict().items()}
-        trained.load_state_dict(ema.state_dict())
-        objective.export(output)
-        trained.load_state_dict(kept)
+            save(checkpoints, step, module, optimiser, ema)
+        _export(objective, ema, output)
+    accelerator.wait_for_everyone()
     return output
+
+
+def _accelerator(loop: LoopConfig) -> Accelerator:
+    try:
+        accelerator = Accelerator(mixed_precision=loop.precision)
+    except ValueError as error:  # a precision that this device does not have
+        raise BadInput(f"loop.precision {loop.precision}: {error}") from error
+    if loop.batch_size % accelerator.num_processes:
+        raise BadInput(
+            f"loop.batch_size {loop.batch_size} does not divide by {accelerator.num_processes} processes"
+        )
+    return accelerator
+
+
+def _export(objective: Objective, ema: Ema, output: Path) -> None:
+    """Export the averaged weights, and put the trained ones back."""
+    module = objective.trained
+    kept = {k: v.clone() for k, v in module.state_dict().items()}
+    module.load_state_dict(ema.state_dict())
+    module.eval()
+    objective.export(output)
+    module.load_state_dict(kept)
 
 
 def _time_is_up(accelerator: Accelerator, stop_at: float | None) -> bool:
@@ -127,37 +167,3 @@ def _time_is_up(accelerator: Accelerator, stop_at: float | None) -> bool:
     if accelerator.num_processes > 1:
         broadcast_object_list(decision)
     return decision[0]
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
-    found = [p for p in folder.glob("step-*") if p.suffix != ".partial" and (p / "state.json").is_file()]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def _save(folder: Path, step: int, module: nn.Module, optimiser: Any, ema: Ema) -> None:
-    """Written beside its place and renamed, so that a checkpoint is whole or absent; the two newest are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"step-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "weights.safetensors")
-    save_file({k: v.contiguous() for k, v in ema.state_dict().items()}, partial / "ema.safetensors")
-    torch.save(optimiser.state_dict(), partial / "optimiser.pt")
-    (partial / "state.json").write_text(json.dumps({"step": step}))
-    final = folder / f"step-{step}"
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    whole = sorted(folder.glob("step-*[0-9]"), key=lambda p: int(p.name.split("-")[1]))
-    for old in whole[:-2]:
-        shutil.rmtree(old)
-
-
-def _restore(folder: Path, module: nn.Module, optimiser: Any, ema: Ema) -> int:
-    path = latest_checkpoint(folder)
-    if path is None:
-        return 0
-    module.load_state_dict(load_file(path / "weights.safetensors"))
-    ema.load_state_dict(load_file(path / "ema.safetensors"))
-    optimiser.load_state_dict(torch.load(path / "optimiser.pt", weights_only=True, map_location="cpu"))
-    return int(json.loads((path / "state.json").read_text())["step"])

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as RichProgress, TextColumn, TimeRemainingColumn
+from rich import progress
 
 
 class Progress:
@@ -17,14 +17,18 @@ class Progress:
         self._sums: dict[str, float] = {}
         self._count = 0
         self._since = time.perf_counter()
-        self._bar: RichProgress | None = None
+        self._bar: progress.Progress | None = None
         self._name = name
         if enabled and sys.stderr.isatty():
-            self._bar = RichProgress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(),
             )
-            self._bar.start()
-            self._task = self._bar.add_task(name, total=steps, completed=start)
+            bar.start()
+            self._task = bar.add_task(name, total=steps, completed=start)
+            self._bar = bar
 
     def update(self, step: int, figures: Mapping[str, float], *, every: int) -> None:
         """Count one step; report when ``step`` is a multiple of ``every`` or the last."""
@@ -40,7 +44,11 @@ class Progress:
             self._bar.update(self._task, completed=step, description=f"{self._name} {line}")
         else:
             left = (self._steps - step) * seconds / self._count / 60
-            print(f"{self._name} step {step}/{self._steps} {line} {left:.1f} min left", file=sys.stderr, flush=True)
+            print(
+                f"{self._name} step {step}/{self._steps} {line} {left:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
         self._sums, self._count, self._since = {}, 0, time.perf_counter()
 
     def close(self) -> None:

@@ -5,22 +5,33 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
+from idpersona.training.checkpoints import refuse_existing
 from idpersona.training.config import builtin_recipes, load_recipe
 from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective
 
 
 def run_recipe(
-    recipe: str | Path, *, output: str | Path | None = None, resume: bool = False, minutes: float | None = None
+    recipe: str | Path,
+    *,
+    output: str | Path | None = None,
+    resume: bool = False,
+    minutes: float | None = None,
 ) -> Path:
     """Train as ``recipe`` says (a YAML file, or the name of a built-in one) and return the output folder.
 
-    ``output`` replaces the recipe's folder; ``minutes`` stops early with a checkpoint that ``resume`` goes on from.
-    Raises BadInput for a faulty recipe, MissingWeights when data or weights it needs are not there.
+    ``output`` replaces the recipe's folder; ``minutes`` stops early with a checkpoint that ``resume`` goes on
+    from. Raises BadInput for a faulty recipe, MissingWeights when data or weights it needs are not there.
     """
     by_name = {p.stem: p for p in builtin_recipes()}
     loaded = load_recipe(by_name.get(str(recipe), Path(recipe)))
     if output is not None:
         loaded = loaded.model_copy(update={"output": str(output)})
     stop_at = None if minutes is None else time.time() + 60 * minutes
+    if not resume:
+        refuse_existing(loaded.output)
+    # Fresh weights are drawn from torch's own generator; everything later is keyed by the step.
+    torch.manual_seed(loaded.loop.seed)
     return train(loaded, build_objective(loaded), resume=resume, stop_at=stop_at)

@@ -1,7 +1,8 @@
 """The embedded model's own small BPE vocabulary, in CLIP's file format.
 
-Byte-pair encoding (Sennrich et al., arXiv:1508.07909) learnt on captions of our own grammar by the ``tokenizers``
-library. All bytes are in the alphabet, so any prompt can be encoded; words outside the grammar become pieces.
+Byte-pair encoding (Sennrich et al., arXiv:1508.07909) learnt on captions of our own grammar by the
+``tokenizers`` library. All bytes are in the alphabet, so any prompt can be encoded; words outside the grammar
+become pieces.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from transformers import CLIPTokenizer
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def train_tokenizer(texts: list[str], folder: Path, *, vocabulary: int = 1024, length: int = 64) -> CLIPTokenizer:
-    """Learn a vocabulary from ``texts`` and save a ``CLIPTokenizer`` for prompts of up to ``length`` tokens."""
+def train_tokenizer(
+    texts: list[str], folder: Path, *, vocabulary: int = 1024, length: int = 64
+) -> CLIPTokenizer:
+    """Learn a vocabulary from ``texts`` and save it in ``folder``, for prompts of up to ``length`` tokens."""
     tokenizer = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>", fuse_unk=False))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -24,7 +24,14 @@ def marked(size=200):
 
 @pytest.mark.parametrize(
     "framing",
-    [{}, {"shift": (0.1, -0.08)}, {"scale": 0.8}, {"roll_degrees": 20}, {"flip": True}, {"flip": True, "roll_degrees": -15}],
+    [
+        {},
+        {"shift": (0.1, -0.08)},
+        {"scale": 0.8},
+        {"roll_degrees": 20},
+        {"flip": True},
+        {"flip": True, "roll_degrees": -15},
+    ],
     ids=str,
 )
 def test_keypoints_follow_the_pixels(framing):
@@ -69,7 +76,16 @@ def test_low_quality_is_said():
 
 
 def test_prompt_pairs_differ():
-    for name in ("Smiling", "Eyeglasses", "Male", "Blond_Hair", "Black_Hair", "Wearing_Hat", "Young", "Bangs"):
+    for name in (
+        "Smiling",
+        "Eyeglasses",
+        "Male",
+        "Blond_Hair",
+        "Black_Hair",
+        "Wearing_Hat",
+        "Young",
+        "Bangs",
+    ):
         asked, against = attribute_prompts(name)
         assert asked != against
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, CheckpointError
+from idpersona.training.checkpoints import latest_checkpoint
 from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.keyed import StepKey
-from idpersona.training.loop import latest_checkpoint, learning_rate, train
+from idpersona.training.loop import learning_rate, train
 
 
 class Line:
@@ -24,9 +26,9 @@ class Line:
         self.exported: dict[str, torch.Tensor] | None = None
         self.poison_at: int | None = None
 
-    def loss(self, module, key):
+    def loss(self, key):
         x = key.normal((1,), stream=0)
-        loss = (module(x) - (3 * x - 1)).square().mean()
+        loss = (self.trained(x) - (3 * x - 1)).square().mean()
         if key.step == self.poison_at:
             loss = loss * float("nan")
         return loss, {"size": float(x.abs().mean())}
@@ -103,6 +105,37 @@ def test_a_loss_that_is_not_a_number_stops_with_the_last_good_checkpoint(tmp_pat
     assert latest_checkpoint(tmp_path / "checkpoints").name == "step-14"
 
 
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(tmp_path):
+    train(recipe(tmp_path), Line())
+    other = Line()
+    other.trained = nn.Sequential(nn.Linear(1, 9), nn.Tanh(), nn.Linear(9, 1))
+    with pytest.raises(CheckpointError, match="step-30 does not fit") as caught:
+        train(recipe(tmp_path, steps=40), other, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_draws_of_modules_are_the_same_after_a_resumption(tmp_path, monkeypatch):
+    def dropping():
+        line = Line()
+        line.trained = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        return line
+
+    torch.manual_seed(5)
+    whole = dropping()
+    start = {k: v.clone() for k, v in whole.trained.state_dict().items()}
+    train(recipe(tmp_path / "whole"), whole)
+    for resume in (False, True):
+        part = dropping()
+        part.trained.load_state_dict(start)
+        torch.manual_seed(1000 + resume)
+        with monkeypatch.context() as patch:
+            ticks = iter(range(100))
+            patch.setattr("time.time", lambda ticks=ticks: next(ticks))
+            train(recipe(tmp_path / "parts"), part, resume=resume, stop_at=None if resume else 10)
+    for name, value in whole.trained.state_dict().items():
+        assert torch.equal(value, part.trained.state_dict()[name]), name
+
+
 def test_a_half_written_checkpoint_is_not_taken(tmp_path):
     train(recipe(tmp_path), Line())
     (tmp_path / "checkpoints" / "step-99.partial").mkdir()
@@ -114,7 +147,7 @@ def test_learning_rate_warms_up_holds_and_falls():
     config = OptimiserConfig(lr=1.0, warmup_steps=10, cooldown=0.5)
     rates = [learning_rate(config, s, 100) for s in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[49] == 1.0
-    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False)) and rates[-1] < 0.02
+    assert all(a >= b for a, b in itertools.pairwise(rates[50:])) and rates[-1] < 0.02
 
 
 def test_what_a_sample_sees_does_not_depend_on_who_computes_it():

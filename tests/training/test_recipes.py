@@ -54,6 +54,8 @@ def test_an_unknown_objective_offers_the_nearest(tmp_path):
 
 
 def test_an_unknown_key_of_an_objective_is_named(tmp_path):
-    recipe = load_recipe(write(tmp_path, GOOD.replace("{kind: autoencoder}", "{kind: autoencoder, chanels: 3}")))
+    recipe = load_recipe(
+        write(tmp_path, GOOD.replace("{kind: autoencoder}", "{kind: autoencoder, chanels: 3}"))
+    )
     with pytest.raises(BadInput, match="did you mean channels"):
         build_objective(recipe)

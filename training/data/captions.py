@@ -1,7 +1,8 @@
 """Captions for the embedded model, made from the 40 CelebA attributes with varied wording.
 
-The grammar is small on purpose: a model of a few million parameters learns what it is told often. Every attribute
-that a user may ask for is said in several ways, sometimes denied, and often left out, so that a short prompt works.
+The grammar is small on purpose: a model of a few million parameters learns what it is told often. Every
+attribute that a user may ask for is said in several ways, sometimes denied, and often left out, so that a
+short prompt works.
 """
 
 from __future__ import annotations
@@ -10,11 +11,26 @@ from collections.abc import Mapping
 
 import numpy as np
 
-_OPENINGS = ("a photo of", "a portrait of", "a picture of", "a close-up photo of", "a headshot of", "photo of")
+_OPENINGS = (
+    "a photo of",
+    "a portrait of",
+    "a picture of",
+    "a close-up photo of",
+    "a headshot of",
+    "photo of",
+)
 _QUALITY = ("a blurry photo of", "a low quality photo of", "a low resolution picture of")
 
-_MEN = {"young": ("young man", "boy", "young guy"), "old": ("old man", "older man", "elderly man"), "": ("man", "male person", "guy")}
-_WOMEN = {"young": ("young woman", "girl", "young lady"), "old": ("old woman", "older woman", "elderly woman"), "": ("woman", "female person", "lady")}
+_MEN = {
+    "young": ("young man", "boy", "young guy"),
+    "old": ("old man", "older man", "elderly man"),
+    "": ("man", "male person", "guy"),
+}
+_WOMEN = {
+    "young": ("young woman", "girl", "young lady"),
+    "old": ("old woman", "older woman", "elderly woman"),
+    "": ("woman", "female person", "lady"),
+}
 _PEOPLE = {"young": ("young person",), "old": ("old person", "older person"), "": ("person",)}
 
 _HAIR_COLOURS = {
@@ -56,13 +72,15 @@ _WEARING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "Wearing_Necktie": (("a necktie", "a tie"), ()),
 }
 # Attributes people ask for most; they are named three times out of four, the rest less often.
-_FREQUENT = frozenset({"Eyeglasses", "Bangs", "Wearing_Hat", "Goatee", "Mustache", "Wearing_Lipstick", "Heavy_Makeup"})
+_FREQUENT = frozenset(
+    {"Eyeglasses", "Bangs", "Wearing_Hat", "Goatee", "Mustache", "Wearing_Lipstick", "Heavy_Makeup"}
+)
 
 Attributes = Mapping[str, bool]
 
 
 def caption(attributes: Attributes, rng: np.random.Generator, *, low_quality: bool = False) -> str:
-    """One caption for a photo with ``attributes`` (CelebA name -> present; unknown ones are left out of the mapping).
+    """One caption for a photo with ``attributes`` (CelebA name -> present, unknown ones left out).
 
     ``low_quality`` photos (enlarged or marked Blurry) say so, so that a plain prompt asks for the sharp ones.
     """

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
 from idpersona.errors import MissingWeights
-from idpersona.training.data.framing import flip_points, frame_matrix
+from idpersona.training.data.framing import SIDE, frame_pixels
 from idpersona.training.data.split import load_split
 
 SOURCES = ("celeba_wild", "lfw", "celeba_aligned")
@@ -25,13 +24,13 @@ LOW_QUALITY_SOURCES = frozenset({"celeba_aligned"})
 
 
 def data_root() -> Path:
-    """Folder of the photo archives: ``IDPERSONA_DATA``, by default ``../shared/data`` beside the repository."""
+    """Folder of the photo archives: ``IDPERSONA_DATA``, or ``../shared/data`` beside the repository."""
     default = Path(__file__).resolve().parents[3] / "shared" / "data"
     return Path(os.environ.get("IDPERSONA_DATA", default))
 
 
 def cache_root() -> Path:
-    """Folder of what training derives from the archives: ``IDPERSONA_CACHE`` or ``~/.cache/idpersona/training``."""
+    """Folder of what is derived from the archives: ``IDPERSONA_CACHE``, or one under ``~/.cache``."""
     return Path(os.environ.get("IDPERSONA_CACHE", Path.home() / ".cache" / "idpersona" / "training"))
 
 
@@ -61,14 +60,17 @@ class FaceData:
 
     @classmethod
     def open(cls, part: Literal["train", "validation", "all"]) -> FaceData:
-        """Open the cache. ``train`` leaves out validation people, their look-alikes and photos without a face.
+        """Open the cache; photos in which no face was found are in no part.
+
+        ``train`` leaves out the people of ``validation``, and photos that look like one of them.
 
         Raises MissingWeights naming the command that builds the cache.
         """
         root = cache_root()
         if not (root / "faces.npz").is_file():
             raise MissingWeights(
-                f"no prepared photos in {root}: run `python -m idpersona.training.data.prepare` (reads {data_root()})"
+                f"no prepared photos in {root}: run `python -m idpersona.training.data.prepare`, "
+                f"which reads {data_root()}"
             )
         table = np.load(root / "faces.npz")
         keep = table["found"].copy()
@@ -77,7 +79,10 @@ class FaceData:
             held_out = np.isin(table["identities"], sorted(split.validation))
             dropped = np.isin(table["files"], sorted(split.dropped))
             keep &= held_out if part == "validation" else ~held_out & ~dropped
-        columns = {k: table[k][keep] for k in ("files", "sources", "identities", "attributes", "keypoints", "descriptors", "places")}
+        columns = {
+            k: table[k][keep]
+            for k in ("files", "sources", "identities", "attributes", "keypoints", "descriptors", "places")
+        }
         photos = tuple(np.load(root / f"{source}.npy", mmap_mode="r") for source in SOURCES)
         return cls(**columns, attribute_names=tuple(table["attribute_names"].tolist()), photos=photos)
 
@@ -88,33 +93,29 @@ class FaceData:
         """Pixels uint8 [H, W, 3] of one photo."""
         return np.asarray(self.photos[self.sources[row]][self.places[row]])
 
-    def framed(self, row: int, size: int = 128, **framing: float | bool | tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """One photo framed as ``framing.frame`` does: pixels uint8 [size, size, 3], keypoints float32 [5, 2]."""
-        matrix = frame_matrix(self.keypoints[row], size, **framing)  # type: ignore[arg-type]
-        pixels = cv2.warpAffine(
-            self.photo(row), matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
-        points = self.keypoints[row] @ matrix[:, :2].T + matrix[:, 2]
-        return pixels, (flip_points(points) if framing.get("flip") else points).astype(np.float32)
+    def framed(self, row: int, size: int = SIDE) -> np.ndarray:
+        """One photo in the standard framing, uint8 [size, size, 3]."""
+        return frame_pixels(self.photo(row), self.keypoints[row], size)[0]
 
-    def framed_random(self, row: int, rng: np.random.Generator, *, wide: bool | None = None, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
-        """One photo in a random framing: usually close to the standard one, ``wide`` over the range of poses."""
+    def framed_random(
+        self, row: int, rng: np.random.Generator, *, wide: bool | None = None, size: int = SIDE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One photo in a random framing, and its keypoints there: uint8 [size, size, 3], float32 [5, 2].
+
+        Usually close to the standard framing, with ``wide`` over the whole range of poses; None draws which.
+        """
         if wide is None:
             wide = bool(rng.random() < 0.4)
         shift, zoom, roll = (0.14, 0.30, 23.0) if wide else (0.025, 0.05, 4.0)
-        return self.framed(
-            row,
+        return frame_pixels(
+            self.photo(row),
+            self.keypoints[row],
             size,
             shift=(float(rng.uniform(-shift, shift)), float(rng.uniform(-shift, shift))),
             scale=float(rng.uniform(1 - zoom, 1 + 0.8 * zoom)),
             roll_degrees=float(rng.uniform(-roll, roll)),
             flip=bool(rng.random() < 0.5),
         )
-
-    def known_attributes(self, row: int) -> dict[str, bool]:
-        """CelebA name -> present, unknown ones left out."""
-        values = self.attributes[row]
-        return {name: bool(v) for name, v in zip(self.attribute_names, values, strict=True) if v >= 0}
 
 
 def sampling_weights(faces: FaceData, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:

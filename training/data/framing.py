@@ -1,15 +1,19 @@
 """The framing of the embedded model: where a face stands in the 128x128 picture.
 
-An 8x autoencoder has few numbers for a face that is small in the picture. Photos are therefore cut so that the
-face fills it: eyes 0.30 of the width apart, eye line at 0.47 of the height, which leaves room for hair and hats.
+An 8x autoencoder has few numbers for a face that is small in the picture. Photos are therefore cut so that
+the face fills it: eyes 0.30 of the width apart, eye line at 0.47 of the height, which leaves room for hair
+and hats.
 """
 
 from __future__ import annotations
+
+from typing import TypedDict, Unpack
 
 import cv2
 import numpy as np
 from PIL import Image
 
+SIDE = 128
 EYE_DISTANCE = 0.30
 EYE_LINE = 0.47
 
@@ -20,9 +24,18 @@ _MEAN_FACE = np.array(
 )
 
 
+class Framing(TypedDict, total=False):
+    """How a picture departs from the standard framing; see ``frame_matrix``."""
+
+    shift: tuple[float, float]
+    scale: float
+    roll_degrees: float
+    flip: bool
+
+
 def frame_matrix(
     keypoints: np.ndarray,
-    size: int = 128,
+    size: int = SIDE,
     *,
     shift: tuple[float, float] = (0.0, 0.0),
     scale: float = 1.0,
@@ -31,8 +44,9 @@ def frame_matrix(
 ) -> np.ndarray:
     """Affine matrix float64 [2, 3] from photo pixels to the framed picture.
 
-    ``shift`` is in fractions of the picture, ``scale`` multiplies the face size, ``roll_degrees`` turns the face
-    clockwise. All five points take part (least squares), so that a face seen from the side is not blown up.
+    ``shift`` is in fractions of the picture, ``scale`` multiplies the face size, ``roll_degrees`` turns the
+    face clockwise. All five points take part (least squares), so that a face seen from the side is not blown
+    up.
     """
     source = np.asarray(keypoints, dtype=np.float64)
     angle = np.deg2rad(roll_degrees)
@@ -45,30 +59,29 @@ def frame_matrix(
     return matrix
 
 
-def frame(
-    image: Image.Image,
-    keypoints: np.ndarray,
-    size: int = 128,
-    shift: tuple[float, float] = (0.0, 0.0),
-    scale: float = 1.0,
-    roll_degrees: float = 0.0,
-    flip: bool = False,
-) -> tuple[Image.Image, np.ndarray]:
-    """Cut ``image`` (RGB) so that the face with ``keypoints`` [5, 2] (pixels) stands as the embedded model expects.
+def frame_pixels(
+    pixels: np.ndarray, keypoints: np.ndarray, size: int = SIDE, **framing: Unpack[Framing]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a photo uint8 [H, W, 3] so that its face stands as the embedded model expects.
 
-    Returns the picture (size x size) and the keypoints float32 [5, 2] in it; a flipped picture has left and right
-    exchanged in the points too. What lies beyond the photo's border repeats its edge pixels.
+    ``keypoints`` [5, 2] are in pixels of the photo. Returns pixels uint8 [size, size, 3] and the keypoints
+    float32 [5, 2] in them; a flipped picture has left and right exchanged in the points too. What lies beyond
+    the photo's border repeats its edge pixels.
     """
-    matrix = frame_matrix(
-        keypoints, size, shift=shift, scale=scale, roll_degrees=roll_degrees, flip=flip
-    )
-    pixels = cv2.warpAffine(
-        np.asarray(image.convert("RGB")), matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    matrix = frame_matrix(keypoints, size, **framing)
+    framed = cv2.warpAffine(
+        pixels, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
     points = np.asarray(keypoints, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
-    if flip:
-        points = flip_points(points)
-    return Image.fromarray(pixels), points.astype(np.float32)
+    return framed, (flip_points(points) if framing.get("flip") else points).astype(np.float32)
+
+
+def frame(
+    image: Image.Image, keypoints: np.ndarray, size: int = SIDE, **framing: Unpack[Framing]
+) -> tuple[Image.Image, np.ndarray]:
+    """``frame_pixels`` from and to PIL pictures (RGB)."""
+    pixels, points = frame_pixels(np.asarray(image.convert("RGB")), keypoints, size, **framing)
+    return Image.fromarray(pixels), points
 
 
 def flip_points(points: np.ndarray) -> np.ndarray:

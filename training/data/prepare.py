@@ -17,52 +17,72 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from idpersona.errors import IdPersonaError, MissingWeights
+from idpersona.errors import BadInput, IdPersonaError, MissingWeights
 from idpersona.training.data.faces import SOURCES, cache_root, data_root
 
 ARCHIVES = {"celeba_wild": "faces_wild.tar", "lfw": "faces_lfw.tar", "celeba_aligned": "faces_aligned.tar"}
-# Where the subject's face lies in each set (centre x, y and width as parts of the picture): bystanders are not taken.
+# Where the subject's face lies in each set (centre x, y and width as parts of the picture): bystanders are
+# not taken for it.
 _FACE = {"celeba_wild": (0.50, 0.55, 0.52), "lfw": (0.50, 0.55, 0.57), "celeba_aligned": (0.50, 0.60, 0.53)}
+_JOB = 200
+
+Described = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Keypoints float32 [n, 5, 2], descriptors float32 [n, 128], found bool [n]."""
 
 
 def read_table(root: Path) -> list[dict[str, str]]:
-    """Rows of ``faces.csv.gz``. Raises MissingWeights where the data are not there."""
+    """Rows of ``faces.csv.gz``. Raises MissingWeights where it is not there, BadInput for another table."""
     path = root / "faces.csv.gz"
     if not path.is_file():
         raise MissingWeights(f"no {path}: set IDPERSONA_DATA to the folder that holds the photo archives")
-    with gzip.open(path, "rt") as stream:
-        return list(csv.DictReader(stream))
+    with gzip.open(path, "rt", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if (
+        not rows
+        or {"file", "source", "identity"} - rows[0].keys()
+        or {r["source"] for r in rows} - {*SOURCES}
+    ):
+        raise BadInput(
+            f"{path} is no table of photos: file, source ({', '.join(SOURCES)}), identity, attributes"
+        )
+    return rows
 
 
 def unpack(source: str, files: list[str], root: Path, target: Path) -> None:
-    """Decode the photos ``files`` of one archive into one array file uint8 [N, H, W, 3]."""
+    """Decode the photos ``files`` of one archive into one array file uint8 [N, H, W, 3].
+
+    Raises MissingWeights when the archive or a photo in it is not there, BadInput when sizes differ.
+    """
+    path = root / ARCHIVES[source]
+    if not path.is_file():
+        raise MissingWeights(f"no {path}: set IDPERSONA_DATA to the folder that holds the photo archives")
     place = {name: i for i, name in enumerate(files)}
     array: np.ndarray | None = None
     partial = target.with_suffix(".partial.npy")
-    with tarfile.open(root / ARCHIVES[source]) as archive:
+    with tarfile.open(path) as archive:
         for member in archive:
             name = member.name.removeprefix("./")
-            if name not in place:
-                continue
-            stream = archive.extractfile(member)
+            stream = archive.extractfile(member) if name in place else None
             if stream is None:
                 continue
             pixels = np.asarray(Image.open(io.BytesIO(stream.read())).convert("RGB"))
             if array is None:
                 array = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(files), *pixels.shape))
+            if pixels.shape != array.shape[1:]:
+                raise BadInput(f"{name} in {path} is {pixels.shape}, the photos before it {array.shape[1:]}")
             array[place.pop(name)] = pixels
     if array is None or place:
-        raise MissingWeights(f"{root / ARCHIVES[source]} lacks {len(place)} photos, first {next(iter(place), '')}")
+        raise MissingWeights(f"{path} lacks {len(place)} photos, first {next(iter(place), '')}")
     array.flush()
     partial.replace(target)
 
 
-def describe(job: tuple[str, Path, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keypoints [n, 5, 2], descriptors [n, 128] and found [n] of the photos start..stop of one array file."""
-    from idpersona.encoders import get_encoder
+def describe(job: tuple[str, Path, int, int]) -> Described:
+    """What dlib says of the photos start..stop of one array file; ``job`` is (source, path, start, stop)."""
+    from idpersona.encoders.dlib_face import DlibFaceEncoder
 
     source, path, start, stop = job
-    encoder = get_encoder("dlib")
+    encoder = DlibFaceEncoder()
     photos = np.load(path, mmap_mode="r")[start:stop]
     keypoints = np.zeros((len(photos), 5, 2), np.float32)
     descriptors = np.zeros((len(photos), 128), np.float32)
@@ -83,12 +103,28 @@ def describe(job: tuple[str, Path, int, int]) -> tuple[np.ndarray, np.ndarray, n
     return keypoints, descriptors, found
 
 
+def describe_all(source: str, pixels: Path, count: int, workers: int) -> Described:
+    """``describe`` over the ``count`` photos of one array file, in several processes; tells how far it is."""
+    jobs = [(source, pixels, start, min(start + _JOB, count)) for start in range(0, count, _JOB)]
+    parts: list[Described] = []
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for part in pool.imap(describe, jobs):
+            parts.append(part)
+            done = sum(len(found) for *_, found in parts)
+            print(f"{source}: {done}/{count} photos", file=sys.stderr, flush=True)
+    keypoints, descriptors, found = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return keypoints, descriptors, found
+
+
 def prepare(workers: int) -> Path:
-    """Fill the cache and return its folder."""
+    """Fill the cache and return its folder.
+
+    Raises MissingWeights when the archives are not all there, BadInput when the cache was made of other ones.
+    """
     root, cache = data_root(), cache_root()
     cache.mkdir(parents=True, exist_ok=True)
     rows = read_table(root)
-    names = list(rows[0])[3:]
+    names = [name for name in rows[0] if name not in ("file", "source", "identity")]
     sources = np.array([SOURCES.index(r["source"]) for r in rows], np.uint8)
     keypoints = np.zeros((len(rows), 5, 2), np.float32)
     descriptors = np.zeros((len(rows), 128), np.float32)
@@ -101,19 +137,15 @@ def prepare(workers: int) -> Path:
         if not pixels.is_file():
             unpack(source, [rows[i]["file"] for i in mine], root, pixels)
         if not result.is_file():
-            jobs = [(source, pixels, s, min(s + 200, len(mine))) for s in range(0, len(mine), 200)]
-            parts = []
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                for done, part in enumerate(pool.imap(describe, jobs), 1):
-                    parts.append(part)
-                    print(f"{source}: {min(done * 200, len(mine))}/{len(mine)} photos", file=sys.stderr, flush=True)
-            columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-            np.savez(result, keypoints=columns[0], descriptors=columns[1], found=columns[2])
+            part = describe_all(source, pixels, len(mine), workers)
+            _save(result, keypoints=part[0], descriptors=part[1], found=part[2])
         stored = np.load(result)
-        keypoints[mine], descriptors[mine], found[mine] = (stored[k] for k in ("keypoints", "descriptors", "found"))
-    partial = cache / "faces.partial.npz"
-    np.savez(
-        partial,
+        if len(stored["found"]) != len(mine):
+            raise BadInput(f"{result} was made of other archives than those in {root}: delete {cache}")
+        keypoints[mine], descriptors[mine] = stored["keypoints"], stored["descriptors"]
+        found[mine] = stored["found"]
+    _save(
+        cache / "faces.npz",
         files=np.array([r["file"] for r in rows]),
         sources=sources,
         identities=np.array([r["identity"] for r in rows]),
@@ -124,13 +156,20 @@ def prepare(workers: int) -> Path:
         found=found,
         places=places,
     )
-    partial.replace(cache / "faces.npz")
     return cache
+
+
+def _save(path: Path, **arrays: np.ndarray) -> None:
+    partial = path.with_name("partial.npz")
+    np.savez(partial, allow_pickle=False, **arrays)
+    partial.replace(path)
 
 
 def main() -> int:
     """Command line of this module; 2 on bad input, with one line on standard error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that look for faces (default 2)")
     try:
         print(prepare(parser.parse_args().workers))

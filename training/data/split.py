@@ -1,7 +1,7 @@
-"""Which people are kept out of every training: chosen by identity, never by file, and listed in a committed file.
+"""Which people are kept out of every training: chosen by identity, never by file, and listed in a file.
 
-LFW and CelebA hold some of the same people under different keys. A training photo that dlib places near a held-out
-person is therefore dropped too.
+LFW and CelebA hold some of the same people under different keys. A training photo that dlib places near a
+held-out person is therefore dropped too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOOK_ALIKE_DISTANCE = 0.5
 
 @dataclass(frozen=True)
 class Split:
-    """``validation``: person -> photo files; ``dropped``: training photos that look like a held-out person."""
+    """``validation``: person -> photo files; ``dropped``: training photos that look like one of them."""
 
     validation: dict[str, tuple[str, ...]]
     dropped: frozenset[str]
@@ -34,12 +34,18 @@ def load_split(path: Path = SPLIT_FILE) -> Split:
 
 
 def make_split(
-    files: np.ndarray, sources: np.ndarray, identities: np.ndarray, descriptors: np.ndarray, found: np.ndarray, seed: int = 0
+    files: np.ndarray,
+    sources: np.ndarray,
+    identities: np.ndarray,
+    descriptors: np.ndarray,
+    found: np.ndarray,
+    seed: int = 0,
 ) -> Split:
     """Choose the held-out people and find their look-alikes.
 
-    32 people of ``celeba_wild`` (source 0) with at least 10 photos, 100 of LFW (source 1) with 3 to 12, 120 of LFW
-    with fewer, and 90 that only ``celeba_aligned`` (source 2) has. All photos of a chosen person are held out.
+    32 people of ``celeba_wild`` (source 0) with at least 10 photos, 100 of LFW (source 1) with 3 to 12, 120
+    of LFW with fewer, and 90 that only ``celeba_aligned`` (source 2) has. All photos of a chosen person are
+    held out.
     """
     rng = np.random.default_rng(seed)
     counts: dict[str, list[int]] = {}

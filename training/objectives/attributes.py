@@ -1,23 +1,25 @@
 """Train a classifier of the 40 CelebA attributes on whole framed pictures.
 
-Two are trained on disjoint people: the *labeler* (captions, prompts, directions) and the *judge* (measuring only).
+Two are trained on disjoint people: the *labeler* (captions, prompts, directions) and the *judge* (measuring
+only).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.errors import BadInput
 from idpersona.training.data.faces import FaceData
+from idpersona.training.data.pictures import jitter, run_over, shrink, to_tensor
 from idpersona.training.data.split import half_of_people
 from idpersona.training.keyed import StepKey
 
@@ -39,46 +41,41 @@ class AttributesObjective:
         self.faces = FaceData.open("train")
         labelled = (self.faces.attributes >= 0).all(axis=1)
         self.rows = np.flatnonzero(labelled & half_of_people(self.faces.identities, config.half))
+        if not len(self.rows):
+            raise BadInput(f"no photo of half {config.half} of the people has all its attributes")
         rate = self.faces.attributes[self.rows].mean(axis=0).clip(0.01, 0.99)
         self.weight_yes = torch.from_numpy(np.sqrt((1 - rate) / rate)).float()
         self.weight_no = torch.from_numpy(np.sqrt(rate / (1 - rate))).float()
-        self.trained: nn.Module = SmallFaceCNN(
+        self.trained = SmallFaceCNN(
             out_dim=len(self.faces.attribute_names), widths=config.widths, labels=self.faces.attribute_names
         )
 
-    def loss(self, module: Any, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
+    def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
+        device = self.trained.device
         drawn = [self._sample(key.rng(i)) for i in key.indices]
-        pictures = pictures_to_tensor([d[0] for d in drawn])
-        wanted = torch.from_numpy(self.faces.attributes[[d[1] for d in drawn]]).float()
-        logits = module(pictures).float()
-        weight = torch.where(wanted > 0.5, self.weight_yes, self.weight_no)
+        pictures = to_tensor([d[0] for d in drawn]).to(device)
+        wanted = torch.from_numpy(self.faces.attributes[[d[1] for d in drawn]]).float().to(device)
+        logits = self.trained(pictures).float()
+        weight = torch.where(wanted > 0.5, self.weight_yes.to(device), self.weight_no.to(device))
         loss = F.binary_cross_entropy_with_logits(logits, wanted, weight=weight)
         right = ((logits > 0) == (wanted > 0.5)).float().mean()
         return loss, {"right": float(right)}
 
     def _sample(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         row = int(self.rows[rng.integers(len(self.rows))])
-        picture = cv2.resize(self.faces.framed_random(row, rng)[0], (64, 64), interpolation=cv2.INTER_AREA)
-        return jitter(picture, rng), row
+        return jitter(shrink(self.faces.framed_random(row, rng)[0]), rng), row
 
     def export(self, folder: Path) -> None:
-        self.trained.eval()
-        metrics = {"validation_balanced_accuracy": self._validate()}
-        self.trained.register_to_config(metrics=metrics)  # type: ignore[operator]
-        self.trained.save_pretrained(folder / "model")  # type: ignore[operator]
+        """Write ``model``, with what it reached on validation people in its configuration."""
+        self.trained.register_to_config(metrics={"validation_balanced_accuracy": self._validate()})
+        self.trained.save_pretrained(folder / "model")
 
-    @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Balanced accuracy per attribute on people of the validation part."""
+        """Balanced accuracy per attribute, of those that some photos have and some have not."""
         faces = FaceData.open("validation")
         rows = np.flatnonzero((faces.attributes >= 0).all(axis=1))
-        said = []
-        for start in range(0, len(rows), 64):
-            pictures = [
-                cv2.resize(faces.framed(int(r))[0], (64, 64), interpolation=cv2.INTER_AREA) for r in rows[start : start + 64]
-            ]
-            said.append(self.trained(pictures_to_tensor(pictures)).numpy() > 0)
-        answers, truth = np.concatenate(said), faces.attributes[rows] > 0
+        answers = run_over(self.trained, rows, lambda row: shrink(faces.framed(row))).numpy() > 0
+        truth = faces.attributes[rows] > 0
         result = {}
         for column, name in enumerate(faces.attribute_names):
             yes = truth[:, column]
@@ -86,21 +83,3 @@ class AttributesObjective:
                 hit = (answers[yes, column].mean() + (~answers[~yes, column]).mean()) / 2
                 result[name] = round(float(hit), 3)
         return result
-
-
-def pictures_to_tensor(pictures: list[np.ndarray]) -> Tensor:
-    """Pictures uint8 [H, W, 3] to a float tensor [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def jitter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Small random changes of brightness, contrast, colour and sharpness, uint8 [H, W, 3]."""
-    value = picture.astype(np.float32)
-    if rng.random() < 0.3:
-        side = int(rng.integers(24, 56))
-        small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
-        value = cv2.resize(small, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    gain = rng.uniform(0.75, 1.3) * rng.uniform(0.92, 1.08, size=3)
-    mean = value.mean()
-    value = (value - mean) * gain + mean + rng.uniform(-20, 20)
-    return value.clip(0, 255).astype(np.uint8)

@@ -1,25 +1,26 @@
 """Train the autoencoder of the embedded model: pixels -> 8x smaller latents -> pixels.
 
-Loss: L1, L1 of the image gradients (edges), and L1 at half and quarter size. Measured on unseen photos, this gives
-sharper faces than a squared error at the same step; there is no adversarial part, so nothing is invented.
+Loss: L1, L1 of the image gradients (edges), and L1 at half and quarter size. Measured on unseen photos, this
+gives sharper faces than a squared error at the same step; there is no adversarial part, so nothing is
+invented.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny
+import torch.nn.functional as F  # noqa: N812
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from pydantic import BaseModel, ConfigDict
-from torch import nn
-from torch.nn import functional as F
 
 from idpersona.training.data.faces import FaceData, sampling_weights
+from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
+from idpersona.training.weights import channels_last, mend_vae_config, require_folder
 
 
 class AutoencoderConfig(BaseModel):
@@ -41,7 +42,8 @@ class AutoencoderObjective:
     def __init__(self, config: AutoencoderConfig, init_from: str | None):
         self.config = config
         if init_from:
-            self.vae = AutoencoderTiny.from_pretrained(init_from)
+            folder = require_folder(init_from, "autoencoder", "mini-vae")
+            self.vae = AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32)
         else:
             self.vae = AutoencoderTiny(
                 encoder_block_out_channels=(config.channels,) * 4,
@@ -52,22 +54,25 @@ class AutoencoderObjective:
             )
         if config.freeze_encoder:
             self.vae.encoder.requires_grad_(False)
-        self.trained: nn.Module = self.vae.to(memory_format=torch.channels_last)
+        self.trained = channels_last(self.vae)
         self.faces = FaceData.open("train")
         self.weights = sampling_weights(self.faces)
 
-    def loss(self, module: Any, key: StepKey) -> tuple[torch.Tensor, Mapping[str, float]]:
-        rows = [self._photo(key.rng(i)) for i in key.indices]
-        pictures = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        pictures = pictures.to(next(module.parameters()).device).contiguous(memory_format=torch.channels_last)
-        latents = module.encoder(pictures)
-        output = module.decoder(latents).float()
+    def loss(self, key: StepKey) -> tuple[torch.Tensor, Mapping[str, float]]:
+        pictures = to_tensor([self._photo(key.rng(i)) for i in key.indices])
+        pictures = pictures.to(self.vae.device).contiguous(memory_format=torch.channels_last)
+        latents = self.vae.encoder(pictures)
+        output = self.vae.decoder(latents).float()
         total, l1 = reconstruction_loss(output, pictures)
         # The decoder's tanh clamp at +-3 bends large values; latents are kept where it is almost straight.
         size = latents.float().square().mean()
         total = total + 0.005 * F.relu(size - 1.0)
         mse = (output - pictures).square().mean().item() / 4
-        return total, {"l1": l1, "psnr": -10 * float(np.log10(mse)), "latent_rms": float(size.detach().sqrt())}
+        return total, {
+            "l1": l1,
+            "psnr": -10 * float(np.log10(mse)),
+            "latent_rms": float(size.detach().sqrt()),
+        }
 
     def _photo(self, rng: np.random.Generator) -> np.ndarray:
         row = int(np.searchsorted(self.weights, rng.random()))
@@ -76,22 +81,20 @@ class AutoencoderObjective:
     def export(self, folder: Path) -> None:
         """Write ``vae`` with the scaling factor that gives its latents unit variance."""
         rng = np.random.default_rng(0)
-        pictures = [self._photo(rng) for _ in range(256)]
-        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        pictures = to_tensor([self._photo(rng) for _ in range(256)]).to(self.vae.device)
         with torch.inference_mode():
-            spread = float(self.vae.encode(x).latents.std())
+            spread = float(self.vae.encode(pictures, return_dict=False)[0].std())
         self.vae.register_to_config(scaling_factor=round(1 / spread, 4))
         self.vae.save_pretrained(folder / "vae")
-        # diffusers writes this key and then warns about it at every load.
-        path = folder / "vae" / "config.json"
-        config = json.loads(path.read_text())
-        config.pop("block_out_channels", None)
-        path.write_text(json.dumps(config, indent=2))
+        mend_vae_config(folder / "vae")
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Weighted sum described above, for pictures float [B, 3, H, W] in [-1, 1]; also the plain L1."""
     l1 = F.l1_loss(output, target)
-    edges = F.l1_loss(output.diff(dim=3), target.diff(dim=3)) + F.l1_loss(output.diff(dim=2), target.diff(dim=2))
-    coarse = sum(F.l1_loss(F.avg_pool2d(output, k), F.avg_pool2d(target, k)) for k in (2, 4))
-    return l1 + edges + coarse, float(l1.detach())
+    edges = F.l1_loss(output.diff(dim=3), target.diff(dim=3)) + F.l1_loss(
+        output.diff(dim=2), target.diff(dim=2)
+    )
+    half = F.l1_loss(F.avg_pool2d(output, 2), F.avg_pool2d(target, 2))
+    quarter = F.l1_loss(F.avg_pool2d(output, 4), F.avg_pool2d(target, 4))
+    return l1 + edges + (half + quarter), float(l1.detach())

@@ -1,33 +1,30 @@
 """Train the embedded text-to-image model, and InstantID on it, by denoising.
 
-Loss: v-prediction (Salimans & Ho, arXiv:2202.00512) with min-SNR weighting (Hang et al., arXiv:2303.09556). With
-``identity`` a share of every batch also sees who is in the picture, through InstantID's projector, cross-attention
-and IdentityNet (arXiv:2401.07519): the descriptor is read from *other* photos of the same person, so that copying
-the reference cannot pay.
+Loss: v-prediction (Salimans & Ho, arXiv:2202.00512) with min-SNR weighting (Hang et al., arXiv:2303.09556).
+With ``identity`` a share of every batch also sees who is in the picture, through InstantID's projector,
+cross-attention and IdentityNet (arXiv:2401.07519): the descriptor is read from *other* photos of the same
+person, so that copying the reference cannot pay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
-from pydantic import BaseModel, ConfigDict, Field
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
+from idpersona.errors import BadInput
 from idpersona.training.keyed import StepKey
-from idpersona.training.objectives.diffusion_data import DiffusionBatch, DiffusionData
-from idpersona.training.objectives.diffusion_models import (
-    DiffusionModels,
-    IdentityModels,
-    build_identity,
-    build_models,
-    export_identity,
-    export_models,
-)
+from idpersona.training.objectives.diffusion_data import PERIOD, DiffusionData
+from idpersona.training.objectives.diffusion_models import build_base, build_identity, export_base, predict
+from idpersona.training.weights import channels_last, require_folder
 
 _NOISE = 1
 SCHEDULE = {
@@ -47,14 +44,19 @@ class DiffusionConfig(BaseModel):
     """What is trained and on what.
 
     Attributes:
-        vae: folder of the trained autoencoder.
-        base: train the base (text encoder and UNet); else they stay as ``init_from`` has them.
-        identity: share of each batch that is conditioned on a person; 0 trains the base alone.
+        vae: folder of the trained autoencoder. base: train the base (text encoder and UNet); else they stay
+        as ``init_from`` has them. identity: share of each batch that is conditioned on a person, in eighths;
+        0 trains the base alone. It is
+            exact for batches of a multiple of 8.
         text_drop: share of samples whose caption is empty (for guidance).
         identity_drop, both_drop: shares of the identity samples with a zero vector, and with neither.
         min_snr: gamma of the min-SNR weight.
         labeler: folder of the attribute classifier that captions photos without attributes, or null.
         wide: share of samples in a framing from the whole range of poses.
+        channels, layers: of the fresh UNet, whose heads are 32 wide; with ``init_from`` unused, as are the
+            following.
+        text_width, text_layers, vocabulary, prompt_length: of the fresh text encoder.
+        tokens: how many tokens tell the UNet of a person.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +64,7 @@ class DiffusionConfig(BaseModel):
     kind: Literal["diffusion"]
     vae: str
     base: bool = True
-    identity: float = Field(0.5, ge=0, le=1)
+    identity: float = Field(0.5, ge=0, le=1, multiple_of=1 / PERIOD)
     text_drop: float = Field(0.12, ge=0, lt=1)
     identity_drop: float = Field(0.05, ge=0, lt=1)
     both_drop: float = Field(0.05, ge=0, lt=1)
@@ -77,60 +79,73 @@ class DiffusionConfig(BaseModel):
     prompt_length: int = 64
     tokens: int = 8
 
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if not self.base and not self.identity:
+            raise ValueError("with base false and identity 0 there is nothing to train")
+        return self
+
 
 class DiffusionObjective:
-    """See the module's docstring."""
+    """See the module's docstring. ``base`` and ``adapter`` are the trained models (``adapter`` None without
+    ``identity``)."""
 
     def __init__(self, config: DiffusionConfig, init_from: str | None):
         self.config = config
-        self.data = DiffusionData(config)
-        self.vae = AutoencoderTiny.from_pretrained(config.vae).eval().to(memory_format=torch.channels_last)
-        self.models: DiffusionModels = build_models(config, self.data, init_from)
-        self.identity: IdentityModels | None = build_identity(config, self.models, init_from) if config.identity else None
-        parts: dict[str, nn.Module] = {"unet": self.models.unet, "text_encoder": self.models.text_encoder}
+        if not config.base and not init_from:
+            raise BadInput("objective.base is false: init_from must name the run whose base stays as it is")
+        vae_folder = require_folder(config.vae, "autoencoder", "mini-vae")
+        tokenizer = None
+        if init_from:
+            folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini")
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.data = DiffusionData(config, tokenizer)
+        vae = AutoencoderTiny.from_pretrained(vae_folder, torch_dtype=torch.float32)
+        self.vae = channels_last(vae.eval().requires_grad_(False))
+        self.base = build_base(config, self.data.tokenizer, self.vae, init_from)
+        self.adapter = build_identity(config, self.base.unet, init_from) if config.identity else None
+        parts: dict[str, nn.Module] = {"unet": self.base.unet, "text_encoder": self.base.text_encoder}
         if not config.base:
             for part in parts.values():
                 part.requires_grad_(False)
-        if self.identity:
-            parts |= self.identity.parts()
-        # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
-        for name in ("unet", "identitynet"):
-            if name in parts and not torch.cuda.is_available():
-                parts[name].set_attn_processor(AttnProcessor())  # type: ignore[operator]
-        self.trained: nn.Module = nn.ModuleDict(parts)
-        scheduler = DDIMScheduler(**SCHEDULE)
-        self.alphas = scheduler.alphas_cumprod
+        if self.adapter:
+            parts |= self.adapter.parts
+        if not torch.cuda.is_available():
+            # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
+            for model in (self.base.unet, self.adapter and self.adapter.identitynet):
+                if model is not None:
+                    model.set_attn_processor(AttnProcessor())
+        self.trained = nn.ModuleDict(parts)
+        self.alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
 
-    def loss(self, module: Any, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
-        batch = self.data.batch(key)
+    def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
+        device = self.base.unet.device
+        batch = self.data.batch(key).to(device)
         with torch.no_grad():
             pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
-            latents = self.vae.encode(pictures).latents.float() * self.vae.config["scaling_factor"]
-        noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE)
-        alpha = self.alphas[batch.timesteps].view(-1, 1, 1, 1)
+            latents = self.vae.to(device).encode(pictures, return_dict=False)[0].float()  # type: ignore[call-arg]
+            latents = latents * self.vae.config["scaling_factor"]
+        noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE).to(device)
+        alpha = self.alphas.to(device)[batch.timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        context = module["text_encoder"](batch.token_ids)[0]
-        prediction = self._predict(module, noisy, context, batch).float()
-        error = (prediction - target).square().mean(dim=(1, 2, 3))
+        context = self.base.text_encoder(batch.token_ids)[0]
+        unet: Any = self.base.unet
+        if batch.people and self.adapter:
+            prediction = predict(unet, self.adapter, noisy, context, batch)
+        else:
+            prediction = unet(noisy, batch.timesteps, context, return_dict=False)[0]
+        error = (prediction.float() - target).square().mean(dim=(1, 2, 3))
         snr = (alpha / (1 - alpha)).view(-1)
         weight = torch.clamp(snr, max=self.config.min_snr) / (snr + 1)
-        weighted = weight * error
         figures = {"mse": float(error.mean().detach())}
         if 0 < batch.people < len(error):
             figures["with_identity"] = float(error[: batch.people].mean().detach())
-        return weighted.mean(), figures
-
-    def _predict(self, module: Any, noisy: Tensor, context: Tensor, batch: DiffusionBatch) -> Tensor:
-        """The first ``batch.people`` rows are conditioned on a person, the others on text alone."""
-        people = batch.people
-        if not people or self.identity is None:
-            return module["unet"](noisy, batch.timesteps, context, return_dict=False)[0]
-        return self.identity.predict(module, noisy, context, batch)
+        return (weight * error).mean(), figures
 
     def export(self, folder: Path) -> None:
         """Write the base as a stock pipeline folder ``base`` and InstantID as ``instantid``."""
-        export_models(self.models, self.config.vae, SCHEDULE, folder / "base")
-        if self.identity:
-            export_identity(self.identity, folder / "instantid")
+        export_base(self.base, SCHEDULE, folder / "base")
+        if self.adapter:
+            self.adapter.save_pretrained(folder / "instantid")

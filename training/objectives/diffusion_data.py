@@ -1,40 +1,55 @@
 """Batches for ``diffusion.py``: pictures, captions, and who is in them, all keyed by (seed, step, sample).
 
-Photos are framed anew for every sample and encoded on the way: on a CPU that costs a tenth of a training step, as
-much as reading prepared latents would save over the first few epochs, and no two views are the same.
+Photos are framed anew for every sample and encoded on the way: on a CPU that costs a tenth of a training
+step, as much as reading prepared latents would save over the first few epochs, and no two views are the same.
 """
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from transformers import CLIPTokenizer
 
+from idpersona.errors import BadInput
 from idpersona.keypoints import draw_kps
 from idpersona.training.data.captions import caption
 from idpersona.training.data.faces import LOW_QUALITY_SOURCES, SOURCES, FaceData, sampling_weights
+from idpersona.training.data.framing import SIDE
 from idpersona.training.data.labels import label_unknown
+from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
-from idpersona.training.objectives.attributes import pictures_to_tensor
 from idpersona.training.tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
     from idpersona.training.objectives.diffusion import DiffusionConfig
 
 KPS_RADIUS, KPS_STICK_WIDTH = 3, 1
+DESCRIPTOR = 128
+"""Length of a dlib descriptor."""
+PERIOD = 8
+"""Which samples have a person repeats after so many sample indices."""
 _CHOICE = 0
 
 
 @dataclass(frozen=True)
 class DiffusionBatch:
-    """Pictures float [B, 3, 128, 128] in [-1, 1]. Rows with a person come first: descriptors [people, 128] and
-    drawings [people, 3, 128, 128] in [0, 1] are of those rows only. ``key`` names the rows in their order."""
+    """One step's samples, those with a person first.
+
+    Attributes:
+        pictures: float32 [B, 3, 128, 128] in [-1, 1].
+        timesteps: int64 [B] in 0..999.
+        token_ids: captions, int64 [B, prompt_length].
+        people: how many of the rows have a person.
+        key: names the rows in their order.
+        descriptors: float32 [people, 128], who is in the picture; zeros where that is kept from the model.
+        drawings: IdentityNet's conditions, float32 [people, 3, 128, 128] in [0, 1].
+    """
 
     pictures: Tensor
     timesteps: Tensor
@@ -44,16 +59,40 @@ class DiffusionBatch:
     descriptors: Tensor
     drawings: Tensor
 
+    def to(self, device: torch.device) -> DiffusionBatch:
+        """The same batch with its tensors on ``device``."""
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+
+
+@dataclass(frozen=True)
+class _Sample:
+    picture: np.ndarray
+    keypoints: np.ndarray
+    offset: float
+    text: str
+    descriptor: np.ndarray
+
+
+def draw(keypoints: np.ndarray) -> np.ndarray:
+    """IdentityNet's condition for the embedded model: uint8 [128, 128, 3]."""
+    return np.asarray(draw_kps((SIDE, SIDE), keypoints, radius=KPS_RADIUS, stick_width=KPS_STICK_WIDTH))
+
 
 class DiffusionData:
-    """All training photos as latents, with captions made anew for every sample."""
+    """All training photos; framings, captions and references are made anew for every sample."""
 
-    def __init__(self, config: DiffusionConfig):
+    def __init__(self, config: DiffusionConfig, tokenizer: CLIPTokenizer | None = None):
+        """Without a ``tokenizer`` one is learnt from the captions.
+
+        Raises BadInput when samples shall have a person, but nobody has two photos.
+        """
         self.config = config
         self.faces = FaceData.open("train")
         attributes = label_unknown(self.faces, config.labeler)
         self.attributes = [
-            {n: bool(v) for n, v in zip(self.faces.attribute_names, row, strict=True) if v >= 0} for row in attributes
+            {n: bool(v) for n, v in zip(self.faces.attribute_names, row, strict=True) if v >= 0}
+            for row in attributes
         ]
         self.weights = sampling_weights(self.faces)
         by_person: dict[str, list[int]] = {}
@@ -61,40 +100,49 @@ class DiffusionData:
             by_person.setdefault(person, []).append(row)
         self.others = [by_person[p] for p in self.faces.identities.tolist()]
         self.paired = np.array([r for r, rows in enumerate(self.others) if len(rows) > 1])
+        if config.identity and not len(self.paired):
+            raise BadInput("objective.identity needs training people with at least two photos")
         self.paired_weights = sampling_weights(self.faces, self.paired)
+        self.tokenizer = tokenizer or self._learn_tokenizer()
+
+    def _learn_tokenizer(self) -> CLIPTokenizer:
         rng = np.random.default_rng(0)
         texts = [self._caption(int(r), rng) for r in rng.integers(len(self.faces), size=20000)]
-        self.tokenizer = train_tokenizer(
-            texts, Path(tempfile.mkdtemp()), vocabulary=config.vocabulary, length=config.prompt_length
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            return train_tokenizer(
+                texts, Path(folder), vocabulary=self.config.vocabulary, length=self.config.prompt_length
+            )
 
     def batch(self, key: StepKey) -> DiffusionBatch:
         """The samples of ``key``; a fixed share of them, by sample index, has a person."""
-        period = 8
-        with_person = [i for i in key.indices if (i % period) < round(period * self.config.identity)]
-        ordered = with_person + [i for i in key.indices if i not in set(with_person)]
-        people = len(with_person)
-        rows = [self._sample(key, i, person=n < people) for n, i in enumerate(ordered)]
+        cut = round(PERIOD * self.config.identity)
+        ordered = sorted(key.indices, key=lambda i: i % PERIOD >= cut)  # stable: else in their own order
+        people = sum(i % PERIOD < cut for i in ordered)
+        samples = [self._sample(key.rng(i, _CHOICE), person=n < people) for n, i in enumerate(ordered)]
         ordered_key = StepKey(key.seed, key.step, ordered, key.total)
-        # Strata over the batch: the spread of timesteps is the same in every step, which steadies the gradient.
-        strata = ordered_key.strata()
-        timesteps = torch.tensor([int(1000 * (s + r[1]) / key.total) for s, r in zip(strata, rows, strict=True)])
-        ids = self.tokenizer([r[2] for r in rows], padding="max_length", truncation=True, return_tensors="pt").input_ids
-        persons = [r for r in rows if r[3] is not None]
+        # Strata over the batch: timesteps spread alike in every step, which steadies the gradient.
+        pairs = zip(ordered_key.strata(), samples, strict=True)
+        timesteps = torch.tensor([int(1000 * (stratum + s.offset) / key.total) for stratum, s in pairs])
+        ids = self.tokenizer(
+            [s.text for s in samples], padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        descriptors = np.zeros((people, DESCRIPTOR), np.float32)
+        drawings = np.zeros((people, SIDE, SIDE, 3), np.uint8)
+        for n, sample in enumerate(samples[:people]):
+            descriptors[n] = sample.descriptor
+            drawings[n] = draw(sample.keypoints)
         return DiffusionBatch(
-            pictures=pictures_to_tensor([r[0] for r in rows]),
+            pictures=to_tensor([s.picture for s in samples]),
             timesteps=timesteps.clamp(0, 999),
             token_ids=ids,
             people=people,
             key=ordered_key,
-            descriptors=torch.from_numpy(np.stack([r[3] for r in persons])) if persons else torch.empty(0, 128),
-            drawings=torch.from_numpy(np.stack([r[4] for r in persons])).permute(0, 3, 1, 2).float().div(255)
-            if persons
-            else torch.empty(0, 3, 128, 128),
+            descriptors=torch.from_numpy(descriptors),
+            drawings=torch.from_numpy(drawings).permute(0, 3, 1, 2).float().div(255),
         )
 
-    def _sample(self, key: StepKey, index: int, *, person: bool) -> tuple[np.ndarray, float, str, np.ndarray | None, np.ndarray | None]:
-        rng, config = key.rng(index, _CHOICE), self.config
+    def _sample(self, rng: np.random.Generator, *, person: bool) -> _Sample:
+        config = self.config
         if person:
             row = int(self.paired[np.searchsorted(self.paired_weights, rng.random())])
         else:
@@ -104,16 +152,16 @@ class DiffusionData:
         text = self._caption(row, rng)
         drop = rng.random()
         if not person:
-            return picture, offset, "" if drop < config.text_drop else text, None, None
+            text = "" if drop < config.text_drop else text
+            return _Sample(picture, keypoints, offset, text, np.zeros(DESCRIPTOR, np.float32))
         descriptor = self._reference(row, rng)
-        no_person = drop < config.identity_drop + config.both_drop
-        no_text = config.identity_drop <= drop < config.identity_drop + config.both_drop + config.text_drop
-        if no_person:
+        # One draw decides: nobody with a caption, nobody without, somebody without a caption, or both.
+        alone, both = config.identity_drop, config.identity_drop + config.both_drop
+        if drop < both:
             descriptor = np.zeros_like(descriptor)
-        drawing = draw_kps(
-            Image.new("RGB", (128, 128)), keypoints, radius=KPS_RADIUS, stick_width=KPS_STICK_WIDTH
-        )
-        return picture, offset, "" if no_text else text, descriptor, np.asarray(drawing)
+        if alone <= drop < both + config.text_drop:
+            text = ""
+        return _Sample(picture, keypoints, offset, text, descriptor)
 
     def _reference(self, row: int, rng: np.random.Generator) -> np.ndarray:
         """Descriptor of one to four other photos of the person, averaged as merged identities are."""
@@ -127,4 +175,3 @@ class DiffusionData:
         enlarged = SOURCES[self.faces.sources[row]] in LOW_QUALITY_SOURCES
         low = bool(attributes.get("Blurry")) or (enlarged and rng.random() < 0.7)
         return caption(attributes, rng, low_quality=low)
-

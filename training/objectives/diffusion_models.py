@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import (
-    AutoencoderTiny,
-    ControlNetModel,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from torch import Tensor, nn
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from idpersona.adapters.instantid.adapter import InstantID
@@ -23,117 +21,83 @@ from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.seams.cross import cross_scope
 from idpersona.seams.tokens import TokenBranch
-from idpersona.training.data.framing import EYE_DISTANCE, EYE_LINE
+from idpersona.training.data.framing import EYE_DISTANCE, EYE_LINE, SIDE
 from idpersona.training.objectives.diffusion_data import (
+    DESCRIPTOR,
     KPS_RADIUS,
     KPS_STICK_WIDTH,
     DiffusionBatch,
-    DiffusionData,
 )
+from idpersona.training.weights import channels_last, mend_vae_config
 
 if TYPE_CHECKING:
     from idpersona.training.objectives.diffusion import DiffusionConfig
 
 
 @dataclass(frozen=True)
-class DiffusionModels:
-    """The trained parts of the base, and its tokenizer."""
+class Base:
+    """The trained parts of the base, and what belongs to them."""
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
+    vae: AutoencoderTiny
 
 
-def build_models(config: DiffusionConfig, data: DiffusionData, init_from: str | None) -> DiffusionModels:
+def build_base(
+    config: DiffusionConfig, tokenizer: CLIPTokenizer, vae: AutoencoderTiny, init_from: str | None
+) -> Base:
     """Fresh models of the configured size, or those of the pipeline folder ``<init_from>/base``."""
     if init_from:
-        base = Path(init_from) / "base"
-        unet = UNet2DConditionModel.from_pretrained(base / "unet")
-        text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder")
-        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
-        data.tokenizer = tokenizer
-        return DiffusionModels(_channels_last(unet), text_encoder, tokenizer)
+        folder = Path(init_from) / "base"
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        return Base(channels_last(unet), text_encoder, tokenizer, vae)
     depth = len(config.channels)
-    vae = AutoencoderTiny.load_config(config.vae)
-    unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=vae["latent_channels"],
-        out_channels=vae["latent_channels"],
-        block_out_channels=config.channels,
-        layers_per_block=config.layers,
-        down_block_types=("CrossAttnDownBlock2D",) * depth,
-        up_block_types=("CrossAttnUpBlock2D",) * depth,
-        cross_attention_dim=config.text_width,
-        attention_head_dim=tuple(c // 32 for c in config.channels),
-        use_linear_projection=True,
-    )
-    tokenizer = data.tokenizer
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.text_width,
-            intermediate_size=config.text_width * 3,
-            num_hidden_layers=config.text_layers,
-            num_attention_heads=config.text_width // 32,
-            max_position_embeddings=config.prompt_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            attention_dropout=0.0,
-        )
-    )
-    return DiffusionModels(_channels_last(unet), text_encoder, tokenizer)
+    sizes: dict[str, Any] = {
+        "sample_size": SIDE // 8,
+        "in_channels": vae.config["latent_channels"],
+        "out_channels": vae.config["latent_channels"],
+        "block_out_channels": config.channels,
+        "layers_per_block": config.layers,
+        "down_block_types": ("CrossAttnDownBlock2D",) * depth,
+        "up_block_types": ("CrossAttnUpBlock2D",) * depth,
+        "cross_attention_dim": config.text_width,
+        "attention_head_dim": tuple(c // 32 for c in config.channels),
+        "use_linear_projection": True,
+    }
+    text_sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.text_width,
+        "intermediate_size": config.text_width * 3,
+        "num_hidden_layers": config.text_layers,
+        "num_attention_heads": config.text_width // 32,
+        "max_position_embeddings": config.prompt_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "attention_dropout": 0.0,
+    }
+    unet = UNet2DConditionModel(**sizes)
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text_sizes))
+    return Base(channels_last(unet), text_encoder, tokenizer, vae)
 
 
-@dataclass(frozen=True)
-class IdentityModels:
-    """InstantID's three trained parts, and how a batch runs through them."""
+def build_identity(config: DiffusionConfig, unet: UNet2DConditionModel, init_from: str | None) -> InstantID:
+    """InstantID for the base: that of the folder ``<init_from>/instantid`` where there is one, else fresh.
 
-    config: InstantIDConfig
-    projector: InstantIDProjector
-    cross_attention: IdentityCrossAttention
-    identitynet: ControlNetModel
-
-    def parts(self) -> Mapping[str, nn.Module]:
-        return {
-            "projector": self.projector,
-            "cross_attention": self.cross_attention,
-            "identitynet": self.identitynet,
-        }
-
-    def predict(self, module: Any, noisy: Tensor, context: Tensor, batch: DiffusionBatch) -> Tensor:
-        """The base's prediction where the first ``batch.people`` rows see their person, the others do not."""
-        people = batch.people
-        tokens = module["projector"](batch.descriptors)
-        down, mid = module["identitynet"](
-            noisy[:people],
-            batch.timesteps[:people],
-            encoder_hidden_states=tokens,
-            controlnet_cond=batch.drawings,
-            return_dict=False,
-        )
-        rest = len(noisy) - people
-        gate = (torch.arange(len(noisy)) < people).float()
-        branch = TokenBranch(module["cross_attention"], _pad_rows(tokens, rest), scale=gate)
-        unet = module["unet"]
-        with cross_scope(getattr(unet, "module", unet), [branch]):
-            return unet(
-                noisy,
-                batch.timesteps,
-                context,
-                down_block_additional_residuals=tuple(_pad_rows(r, rest) for r in down),
-                mid_block_additional_residual=_pad_rows(mid, rest),
-                return_dict=False,
-            )[0]
-
-
-def build_identity(config: DiffusionConfig, models: DiffusionModels, init_from: str | None) -> IdentityModels:
-    """Fresh parts for the base (cross-attention and IdentityNet start from the base's own weights), or the
-    adapter folder ``<init_from>/instantid`` where there is one."""
+    Fresh cross-attention and IdentityNet start from the base's own weights. Raises CheckpointError when the
+    adapter is of another base.
+    """
     folder = Path(init_from) / "instantid" if init_from else None
+    if folder and folder.is_dir():
+        adapter = InstantID.from_pretrained(folder).to(dtype=torch.float32)
+        adapter.check_fits(unet)
+        adapter.identitynet = channels_last(adapter.identitynet or _fresh_identitynet(unet))
+        return adapter
     sizes = InstantIDConfig(
         encoder="dlib",
-        embedding_dim=128,
+        embedding_dim=DESCRIPTOR,
         dim=192,
         depth=2,
         dim_head=32,
@@ -141,58 +105,71 @@ def build_identity(config: DiffusionConfig, models: DiffusionModels, init_from: 
         num_tokens=config.tokens,
         output_dim=config.text_width,
         framing=(EYE_DISTANCE, EYE_LINE),
-        framing_freedom=(0.75, 1.2, 0.12),
         kps_radius=KPS_RADIUS,
         kps_stick_width=KPS_STICK_WIDTH,
-        resize_max_side=128,
-        resize_min_side=128,
+        resize_max_side=SIDE,
+        resize_min_side=SIDE,
         resize_multiple=8,
     )
-    if folder and folder.is_dir():
-        return IdentityModels(
-            sizes,
-            InstantIDProjector.from_pretrained(folder / "projector"),
-            IdentityCrossAttention.from_pretrained(folder / "cross_attention"),
-            _channels_last(ControlNetModel.from_pretrained(folder / "identitynet")),
-        )
-    return IdentityModels(
-        sizes,
+    return InstantID(
         InstantIDProjector(**sizes.projector_sizes()),
-        IdentityCrossAttention.from_unet(models.unet, copy_weights=True),
-        _channels_last(
-            ControlNetModel.from_unet(
-                models.unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 16, 32, 64)
-            )
-        ),
+        IdentityCrossAttention.from_unet(unet, copy_weights=True),
+        channels_last(_fresh_identitynet(unet)),
+        sizes,
     )
 
 
-def export_models(
-    models: DiffusionModels, vae_folder: str, schedule: Mapping[str, Any], folder: Path
-) -> None:
+def predict(unet: Any, adapter: InstantID, noisy: Tensor, context: Tensor, batch: DiffusionBatch) -> Tensor:
+    """What ``unet`` predicts where the first ``batch.people`` rows see their person and the others do not.
+
+    Args:
+        noisy: latents [B, C, h, w], in the order of the batch.
+        context: encoded captions [B, n, D].
+    """
+    people, rest = batch.people, len(noisy) - batch.people
+    tokens = adapter.projector(batch.descriptors)
+    identitynet: Any = adapter.identitynet
+    down, mid = identitynet(
+        noisy[:people],
+        batch.timesteps[:people],
+        encoder_hidden_states=tokens,
+        controlnet_cond=batch.drawings,
+        return_dict=False,
+    )
+    gate = (torch.arange(len(noisy), device=noisy.device) < people).float()
+    branch = TokenBranch(adapter.cross_attention, _pad_rows(tokens, rest), scale=gate)
+    with cross_scope(unet, [branch]):
+        return unet(
+            noisy,
+            batch.timesteps,
+            context,
+            down_block_additional_residuals=tuple(_pad_rows(r, rest) for r in down),
+            mid_block_additional_residual=_pad_rows(mid, rest),
+            return_dict=False,
+        )[0]
+
+
+def export_base(base: Base, schedule: Mapping[str, Any], folder: Path) -> None:
     """A stock ``StableDiffusionPipeline`` folder."""
-    pipe = StableDiffusionPipeline(
-        vae=AutoencoderTiny.from_pretrained(vae_folder),
-        text_encoder=models.text_encoder,
-        tokenizer=models.tokenizer,
-        unet=models.unet,
-        scheduler=DDIMScheduler(**schedule),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    parts: dict[str, Any] = {
+        "vae": base.vae,
+        "text_encoder": base.text_encoder,
+        "tokenizer": base.tokenizer,
+        "unet": base.unet,
+        "scheduler": DDIMScheduler(**schedule),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    StableDiffusionPipeline(**parts).save_pretrained(folder)
+    mend_vae_config(folder / "vae")
+
+
+def _fresh_identitynet(unet: UNet2DConditionModel) -> ControlNetModel:
+    return ControlNetModel.from_unet(
+        unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 16, 32, 64)
     )
-    pipe.save_pretrained(folder)
-
-
-def export_identity(identity: IdentityModels, folder: Path) -> None:
-    """The adapter folder that ``load_adapter`` reads."""
-    adapter = InstantID(identity.projector, identity.cross_attention, identity.identitynet, identity.config)
-    adapter.save_pretrained(folder)
 
 
 def _pad_rows(value: Tensor, rows: int) -> Tensor:
     return torch.cat([value, value.new_zeros(rows, *value.shape[1:])]) if rows else value
-
-
-def _channels_last(model: Any) -> Any:
-    return model.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Train the identity judge: a small face recogniser that conditions nothing and enters no loss of a generator.
+"""Train the identity judge: a small face recogniser for measuring, which no generator is ever trained by.
 
 CosFace margin (Wang et al., arXiv:1801.09414) over training people with several photos.
 """
@@ -6,21 +6,23 @@ CosFace margin (Wang et al., arXiv:1801.09414) over training people with several
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from idpersona.encoders.alignment import ARCFACE_TEMPLATE, similarity_transform
 from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.errors import BadInput
 from idpersona.training.data.faces import FaceData
+from idpersona.training.data.pictures import CLASSIFIER_SIDE, jitter, run_over, to_tensor
 from idpersona.training.keyed import StepKey
-from idpersona.training.objectives.attributes import jitter, pictures_to_tensor
 
 
 class JudgeConfig(BaseModel):
@@ -37,13 +39,15 @@ class JudgeConfig(BaseModel):
 
 
 class JudgeObjective:
-    """See the module's docstring. ``trained['network']`` is shipped, ``trained['centres']`` is not."""
+    """See the module's docstring. ``network`` is shipped, ``centres`` are not."""
 
     def __init__(self, config: JudgeConfig):
         self.config = config
         self.faces = FaceData.open("train")
         people, index, counts = np.unique(self.faces.identities, return_inverse=True, return_counts=True)
         kept = np.flatnonzero(counts >= 2)
+        if len(kept) < 2:
+            raise BadInput("the judge needs at least two training people with two photos each")
         place = np.full(len(people), -1)
         place[kept] = np.arange(len(kept))
         self.label = place[index]
@@ -51,16 +55,18 @@ class JudgeObjective:
         # Between drawing people and drawing photos evenly: the square root of how many photos a person has.
         weight = 1 / np.sqrt(counts[index[self.rows]])
         self.weights = np.cumsum(weight) / weight.sum()
-        network = SmallFaceCNN(out_dim=config.dim, widths=config.widths, blocks=config.blocks, task="identity")
-        centres = nn.Linear(config.dim, len(kept), bias=False)
-        self.trained: nn.Module = nn.ModuleDict({"network": network, "centres": centres})
+        self.network = SmallFaceCNN(
+            out_dim=config.dim, widths=config.widths, blocks=config.blocks, task="identity"
+        )
+        self.centres = nn.Linear(config.dim, len(kept), bias=False)
+        self.trained = nn.ModuleDict({"network": self.network, "centres": self.centres})
 
-    def loss(self, module: Any, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
+    def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
         drawn = [self._sample(key.rng(i)) for i in key.indices]
-        pictures = pictures_to_tensor([d[0] for d in drawn])
-        labels = torch.tensor([d[1] for d in drawn])
-        embedding = F.normalize(module["network"](pictures).float(), dim=1)
-        cosine = embedding @ F.normalize(module["centres"].weight.float(), dim=1).T
+        pictures = to_tensor([d[0] for d in drawn]).to(self.network.device)
+        labels = torch.tensor([d[1] for d in drawn], device=pictures.device)
+        embedding = F.normalize(self.network(pictures).float(), dim=1)
+        cosine = embedding @ F.normalize(self.centres.weight.float(), dim=1).T
         right = (cosine.argmax(1) == labels).float().mean()
         cosine = cosine - self.config.margin * F.one_hot(labels, cosine.shape[1])
         return F.cross_entropy(cosine * self.config.scale, labels), {"right": float(right)}
@@ -73,36 +79,36 @@ class JudgeObjective:
         return jitter(picture, rng), int(self.label[row])
 
     def export(self, folder: Path) -> None:
-        network: Any = self.trained["network"]  # type: ignore[index]
-        network.eval()
-        network.register_to_config(metrics=self._validate(network))
-        network.save_pretrained(folder / "model")
+        """Write ``model``, with how well it tells validation people apart in its configuration."""
+        self.network.register_to_config(metrics=self._validate())
+        self.network.save_pretrained(folder / "model")
 
-    @torch.inference_mode()
-    def _validate(self, network: nn.Module) -> dict[str, float]:
-        """Verification of validation people: area under the curve and best accuracy over as many pairs of
-        different people as of the same."""
+    def _validate(self) -> dict[str, float]:
+        """Area under the curve and best accuracy, over as many pairs of different people as of the same."""
         faces = FaceData.open("validation")
-        embedding = []
-        for start in range(0, len(faces), 64):
-            pictures = [aligned(faces, r) for r in range(start, min(start + 64, len(faces)))]
-            embedding.append(F.normalize(network(pictures_to_tensor(pictures)), dim=1))
-        cosine = (torch.cat(embedding) @ torch.cat(embedding).T).numpy()
+        embedding = F.normalize(run_over(self.network, range(len(faces)), partial(aligned, faces)), dim=1)
+        cosine = (embedding @ embedding.T).numpy()
         same = faces.identities[:, None] == faces.identities[None]
         upper = np.triu(np.ones_like(same), 1)
-        genuine = np.sort(cosine[same & upper])
-        impostor = np.sort(np.random.default_rng(0).choice(cosine[~same & upper], len(genuine), replace=False))
-        auc = np.searchsorted(impostor, genuine).mean() / len(impostor)
+        genuine, impostor = np.sort(cosine[same & upper]), cosine[~same & upper]
+        pairs = min(len(genuine), len(impostor))
+        if not pairs:
+            return {"pairs": 0}
+        impostor = np.sort(np.random.default_rng(0).choice(impostor, pairs, replace=False))
+        auc = np.searchsorted(impostor, genuine).mean() / pairs
         cuts = np.linspace(-1, 1, 401)
         accuracy = max(((genuine > c).mean() + (impostor <= c).mean()) / 2 for c in cuts)
-        return {"pairs": 2 * len(genuine), "auc": round(float(auc), 4), "accuracy": round(float(accuracy), 4)}
+        return {"pairs": 2 * pairs, "auc": round(float(auc), 4), "accuracy": round(float(accuracy), 4)}
 
 
 def aligned(faces: FaceData, row: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """One face aligned to the ArcFace template at 64x64, uint8 [64, 64, 3]; ``rng`` shakes the points a little."""
+    """One face aligned to the ArcFace template, uint8 [64, 64, 3]; ``rng`` shakes the points a little."""
     points = faces.keypoints[row].astype(np.float64)
     if rng is not None:
         spread = 0.02 * np.linalg.norm(points[1] - points[0])
         points = points + rng.normal(0, spread, size=(5, 2))
-    matrix = similarity_transform(points, ARCFACE_TEMPLATE * (64 / 112))
-    return cv2.warpAffine(faces.photo(row), matrix, (64, 64), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    side = CLASSIFIER_SIDE
+    matrix = similarity_transform(points, ARCFACE_TEMPLATE * (side / 112))
+    return cv2.warpAffine(
+        faces.photo(row), matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
