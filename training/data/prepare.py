@@ -57,7 +57,7 @@ def unpack(source: str, files: list[str], root: Path, target: Path) -> None:
     if not path.is_file():
         raise MissingWeights(f"no {path}: set IDPERSONA_DATA to the folder that holds the photo archives")
     place = {name: i for i, name in enumerate(files)}
-    array: np.ndarray | None = None
+    array: np.memmap | None = None
     partial = target.with_suffix(".partial.npy")
     with tarfile.open(path) as archive:
         for member in archive:

@@ -112,9 +112,9 @@ class DiffusionObjective:
             parts |= self.adapter.parts
         if not torch.cuda.is_available():
             # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
-            for model in (self.base.unet, self.adapter and self.adapter.identitynet):
-                if model is not None:
-                    model.set_attn_processor(AttnProcessor())
+            self.base.unet.set_attn_processor(AttnProcessor())
+            if self.adapter and self.adapter.identitynet:
+                self.adapter.identitynet.set_attn_processor(AttnProcessor())
         self.trained = nn.ModuleDict(parts)
         self.alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
 
