@@ -77,19 +77,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageProblem as error:
         return _fail(cast(typer.BadParameter, error).format_message(), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was written", 130)
+        return _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader has gone (`… | head`); keep Python from complaining when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # With a file's name it is about the user's disc: a name too long, a folder nobody may read, no space.
+        if error.filename is None:
+            return _defect(error)
+        return _fail(f"{os.fsdecode(error.filename)}: {error.strerror or error}", 2)
     except Exception as error:
-        if os.environ.get("IDPERSONA_DEBUG"):
-            raise
-        return _fail(
-            f"internal error ({type(error).__name__}): {error}; a defect, IDPERSONA_DEBUG=1 shows where",
-            1,
-        )
+        return _defect(error)
     return status if isinstance(status, int) else 0
+
+
+def _defect(error: Exception) -> int:
+    if os.environ.get("IDPERSONA_DEBUG"):
+        raise error
+    name = type(error).__name__
+    return _fail(f"internal error ({name}): {error}; a defect, IDPERSONA_DEBUG=1 shows where", 1)
 
 
 def _fail(message: str, status: int) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from idpersona.safety.people import People
 
 people = typer.Typer(
     help="The local registry of people that references and pictures are checked against.",
     add_completion=False,
+    rich_markup_mode=None,
 )
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 FEW = 5
@@ -40,7 +45,7 @@ def add(
     """Add a person. Kept are averaged descriptors, no photos."""
     from idpersona.cli.output import note, result
     from idpersona.encoders import read_identity
-    from idpersona.safety.people import Person, load_people, people_path
+    from idpersona.safety.people import Person, people_path
     from idpersona.safety.thresholds import centroid, get_threshold
 
     names = encoder or ["dlib"]
@@ -55,13 +60,11 @@ def add(
         note(warning)
     if len(identity.sources) < FEW:
         note(f"{len(identity.sources)} photo(s) only: with {FEW} or more the person is missed less often")
-    if load_people(path).entries[-1].name != name:
-        raise RuntimeError("the registry did not keep the entry")
     line = f"{path}: '{name}' is on the {policy} list, from {person.photos} photo(s)"
     result({"file": str(path), **person.describe()}, [line], as_json=as_json)
 
 
-def _load(path: Any) -> Any:
+def _load(path: Path) -> People:
     from idpersona.safety.people import People, load_people
 
     # The first person makes the file, also when IDPERSONA_PEOPLE names one that is not there yet.

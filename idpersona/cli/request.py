@@ -70,6 +70,19 @@ class Request:
         for option, text in (("--prompt", self.prompt), ("--negative", self.negative)):
             if text is not None:
                 arguments.text(option, text)
+        for option, word in (
+            *(("--photo", photo) for photo in self.photos),
+            *(("--adapter", name) for name, _ in self.adapters),
+            *(("--lora", name) for name, _ in self.loras),
+            ("--identity", self.identity),
+            ("--base", self.base),
+            ("--pose", self.pose),
+            ("--device", self.device),
+        ):
+            if word is not None and not word.strip():
+                raise BadInput(f"{option} is empty")
+        if self.device is not None and self.device.partition(":")[0] == "meta":
+            raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
         if self.identity and self.photos:
             raise BadInput("give --identity or --photo, not both")
         if self.identity and self.face is not None:
@@ -81,6 +94,9 @@ class Request:
         values = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(self)}
         if self.identity or self.photos:
             values |= {"identity": None, "photos": (), "face": None, "face_features": None}
+        if self.scale is not None:
+            # Recorded adapters carry their own scale, which would win over the one asked for now.
+            values["adapters"] = tuple((name, None) for name, _ in recorded.adapters)
         for field in dataclasses.fields(self):
             mine = getattr(self, field.name)
             if mine is not None and mine != ():
@@ -151,6 +167,8 @@ def _check_types(request: Request) -> None:
         if not isinstance(name, str):
             raise TypeError("adapters")
         arguments.number(f"the scale of {name}", scale or 0.0, arguments.SCALE)
+    for name, weight in request.loras:
+        arguments.number(f"the weight of {name}", weight or 0.0, arguments.SCALE)
 
 
 def output_paths(output: Path, count: int, *, force: bool) -> list[Path]:

@@ -25,13 +25,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in the output.")
     ] = False,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long, with a checkpoint.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after so long, with a checkpoint; 0 with --resume only exports."),
+    ] = None,
 ) -> None:
     """Train what a recipe says. On several devices: accelerate launch -m idpersona.training RECIPE.yaml."""
     from idpersona.cli import arguments
 
     if minutes is not None:
-        arguments.number("--minutes", minutes, (0.01, 1e6))
+        arguments.number("--minutes", minutes, (0.0, 1e6))
     from idpersona.training.run import run_recipe
 
     print(run_recipe(recipe, output=output, resume=resume, minutes=minutes))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="eval",
     help="Measure identity, prompt, pose and reconstruction; writes JSON, a table and a contact sheet.",
-    no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
 )
 
 

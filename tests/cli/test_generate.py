@@ -116,6 +116,15 @@ def test_own_scale_of_an_adapter_wins(draw, run, tiny, me, tmp_path):
     assert read_settings(tmp_path / "a.png")["adapters"][0]["scale"] == 0.25
 
 
+def test_a_new_scale_wins_over_the_recorded_one(draw, run, tmp_path):
+    draw("--seed", 1, "--scale", 0.25, "-o", tmp_path / "a.png").done()
+    draw("--seed", 1, "--scale", 0.75, "-o", tmp_path / "b.png").done()
+    words = ("--from", tmp_path / "a.png", "--scale", 0.75, "-o", tmp_path / "c.png")
+    run("generate", *words).done()
+    assert read_settings(tmp_path / "c.png")["adapters"][0]["scale"] == 0.75
+    assert np.array_equal(pixels(tmp_path / "b.png"), pixels(tmp_path / "c.png"))
+
+
 def test_what_is_cut_from_a_long_prompt_is_said(draw, tmp_path):
     words = "a person " + "in a very long coat " * 5 + "beside the sea"
     err = draw("--prompt", words, "-o", tmp_path / "a.png", prompt=False).done().err

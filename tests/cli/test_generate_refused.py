@@ -45,6 +45,15 @@ from idpersona.provenance import read_settings
         (["--consent"], "--consent"),
         (["--face", "1"], "--face"),
         (["--bogus"], "--bogus"),
+        (["--base", ""], "--base is empty"),
+        (["--adapter", ""], "--adapter is empty"),
+        (["--photo", " "], "--photo is empty"),
+        (["--device", ""], "--device is empty"),
+        (["--device", "meta"], "--device"),
+        (["--base", "b" * 300], "too long"),
+        (["--adapter", "b" * 300], "too long"),
+        (["--lora", f"{'b' * 300}.safetensors"], "too long"),
+        (["--from", f"{'b' * 300}.png"], "too long"),
         (["--prompt", "a\x1b[31m"], "control characters"),
         (["--prompt", "x" * 30_000], "30000"),
     ],
@@ -186,6 +195,15 @@ def test_settings_of_pictures_are_checked_like_options(drawn, run, tmp_path, cha
     Image.new("RGB", (8, 8)).save(tmp_path / "edited.png", pnginfo=info)
     run("generate", "--from", tmp_path / "edited.png", "-o", tmp_path / "b.png").refused()
     assert not (tmp_path / "b.png").exists()
+
+
+def test_a_recorded_weight_that_is_no_number_is_refused(drawn, run, tmp_path):
+    settings = read_settings(drawn)
+    source = settings["identity"]["sources"][0]
+    info = PngInfo()
+    info.add_itxt("parameters", json.dumps(settings | {"lora": [{**source, "weight": float("nan")}]}))
+    Image.new("RGB", (8, 8)).save(drawn.parent / "edited.png", pnginfo=info)
+    run("generate", "--from", drawn.parent / "edited.png", "-o", tmp_path / "b.png").refused("nan")
 
 
 def test_consent_and_licences(draw, run, tiny, tmp_path, me):

@@ -130,6 +130,12 @@ def test_generate_refuses_the_output(run, draw, denied, me, photo, tmp_path, mon
     assert not (tmp_path / "a.png").exists()
 
 
+def test_a_registry_that_cannot_be_written_is_one_line(run, tmp_path, photo, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("IDPERSONA_PEOPLE", str(tmp_path / "file" / "people.safetensors"))
+    run("people", "others", "deny").refused("file")
+
+
 def test_a_damaged_registry_guards_by_refusing(run, draw, denied, me, tmp_path):
     file = tmp_path / "registry" / "people.safetensors"
     file.write_bytes(file.read_bytes()[:-1])

@@ -116,10 +116,17 @@ def test_names_with_scales(typed, meant):
 
 
 def test_train_refuses(run, tmp_path):
-    assert run("train", tmp_path / "absent.yaml").status == 2
+    run("train", tmp_path / "absent.yaml").refused("absent.yaml")
     run("train", "absent.yaml", "--minutes", "nan").refused("--minutes")
+    run("train", "absent.yaml", "--minutes", 0).refused("no recipe")
+    run("train", "a" * 300).refused("too long")
     (tmp_path / "bad.yaml").write_text("objective: [")
-    assert run("train", tmp_path / "bad.yaml").status == 2
+    run("train", tmp_path / "bad.yaml").refused("bad.yaml")
+
+
+@pytest.mark.parametrize("group", ["eval", "models", "people"])
+def test_a_group_without_a_command_is_one_short_line(run, group):
+    assert len(run(group).refused("command").err) < 80
 
 
 def test_doctor(run):
