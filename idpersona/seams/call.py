@@ -38,12 +38,13 @@ class Call:
     _values: list[float] = field(default_factory=list)
     _first: int | None = None
     _last: int = -1
+    _now: int | None = None
 
     def begin(self, sample: Tensor, timestep: Any) -> None:
         """Take over the inputs of a new forward pass."""
         self.rows = sample.shape[0]
         self.size = (sample.shape[-2], sample.shape[-1])
-        self._timestep = timestep
+        self._timestep, self._now = timestep, None
         if self.pipe is None:
             return
         self.guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
@@ -66,20 +67,24 @@ class Call:
             )
         if not self._values:
             self._values = [float(t) for t in self._timesteps.tolist()]
+        if self._now is None:
+            # Found once for each pass: asked again, a repeated timestep would count as the one after it.
+            self._now = self._last = self._index()
+            if self._first is None:
+                self._first = self._now  # image-to-image starts inside the list
+        first = self._first or 0
+        count = getattr(self.pipe, "_num_timesteps", None) or len(self._values) - first
+        return self._now - first, int(count)
+
+    def _index(self) -> int:
         now = float(torch.as_tensor(self._timestep).flatten()[0])
         # Some schedulers list a timestep twice in a row: the one after the last is meant.
         following = self._last + 1
         if following < len(self._values) and self._values[following] == now:
-            index = following
-        elif now in self._values:
-            index = self._values.index(now)
-        else:
-            raise SeamError(f"timestep {now:g} is not in the scheduler's list; start/end cannot be applied")
-        if self._first is None:
-            self._first = index  # image-to-image starts inside the list
-        self._last = index
-        count = getattr(self.pipe, "_num_timesteps", None) or len(self._values) - self._first
-        return index - self._first, int(count)
+            return following
+        if now in self._values:
+            return self._values.index(now)
+        raise SeamError(f"timestep {now:g} is not in the scheduler's list; start/end cannot be applied")
 
     def within(self, start: float, end: float) -> bool:
         """Whether this step lies in the window; ``start`` and ``end`` are fractions of the steps."""

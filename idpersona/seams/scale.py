@@ -26,7 +26,11 @@ def check_scale(value: object, what: str = "scale") -> float:
 
 def check_window(start: float, end: float) -> None:
     """Raises BadInput unless 0 <= start < end <= 1 (fractions of the steps)."""
-    if not (0.0 <= start < end <= 1.0):
+    try:
+        valid = 0.0 <= start < end <= 1.0
+    except TypeError:
+        valid = False
+    if not valid:
         raise BadInput(f"start and end must satisfy 0 <= start < end <= 1, got {start} and {end}")
 
 
