@@ -79,7 +79,12 @@ class ControlNetBranch:
         kind = net.dtype
         sample = part(inputs["sample"])[:, : net.config["in_channels"]]
         text = inputs["encoder_hidden_states"]
-        added = inputs.get("added_cond_kwargs")
+        # SDXL's pooled text and sizes; an IP-Adapter's picture embeddings, a list, are the denoiser's alone.
+        added = {
+            name: part(value).to(kind)
+            for name, value in (inputs.get("added_cond_kwargs") or {}).items()
+            if isinstance(value, Tensor)
+        }
         down, mid = net(
             sample.to(kind),
             inputs["timestep"],
@@ -87,7 +92,7 @@ class ControlNetBranch:
             controlnet_cond=self._condition(call, half).to(sample.device, kind),
             conditioning_scale=self.scale,
             guess_mode=self.guess_mode,
-            added_cond_kwargs=added and {k: part(v).to(kind) for k, v in added.items()},
+            added_cond_kwargs=added,
             return_dict=False,
         )
         found = [x.to(sample.dtype) for x in (*down, mid)]
