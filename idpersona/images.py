@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from idpersona.errors import OutputError, PhotoError, UnknownName
+from idpersona.silence import silent_stderr
 
 Photo = str | os.PathLike[str] | Image.Image | np.ndarray
 """A path, ``sample:NAME``, a PIL image, or a ``uint8`` RGB array ``[height, width, 3]``."""
@@ -160,7 +161,9 @@ def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> tu
     if frames > 1 and image.format != "MPO":
         notes.append(f"has {frames} frames, only the first was read")
         image.seek(0)
-    image.load()
+    # libtiff reports damage by printing, beside the error that it returns.
+    with silent_stderr() if image.format == "TIFF" else contextlib.nullcontext():
+        image.load()
     try:
         upright = ImageOps.exif_transpose(image)
     except Exception:  # damaged tags must not cost a sound picture

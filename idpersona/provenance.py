@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -50,6 +52,21 @@ def write_png(
     Raises:
         OutputError: it cannot be written.
     """
+    write_pngs([(image, path, settings)], force=force)
+    return Path(path)
+
+
+def write_pngs(
+    pictures: Sequence[tuple[Image.Image, str | os.PathLike[str], Mapping[str, Any]]], *, force: bool = False
+) -> None:
+    """As :func:`write_png` for several (image, path, settings): all of them are written, or none."""
+    with ExitStack() as files:
+        for image, path, settings in pictures:
+            part = files.enter_context(atomic_output(path, force=force))
+            image.convert("RGB").save(part, format="PNG", pnginfo=_chunks(settings))
+
+
+def _chunks(settings: Mapping[str, Any]) -> PngInfo:
     from idpersona import __version__
 
     software = f"idpersona {__version__}"
@@ -59,9 +76,7 @@ def write_png(
     info.add_text("Software", software)
     info.add_itxt("parameters", json.dumps(full, ensure_ascii=False, allow_nan=False))
     info.add_itxt("XML:com.adobe.xmp", _XMP.format(tool=escape(software), source=SOURCE_TYPE))
-    with atomic_output(path, force=force) as part:
-        image.convert("RGB").save(part, format="PNG", pnginfo=info)
-    return Path(path)
+    return info
 
 
 def is_marked(path: str | os.PathLike[str]) -> bool:
@@ -102,7 +117,10 @@ def _png_info(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not file.is_file():
         raise PhotoError(f"no such picture: {file}")
     try:
-        with Image.open(file, formats=["PNG"]) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=["PNG"])
+        with image:
             image.load()  # text may stand behind the pixels
             return {str(key): value for key, value in image.info.items()}
     except Exception as error:  # a decoder fed with hostile bytes may raise anything

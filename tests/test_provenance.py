@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from idpersona.errors import BadInput, OutputError, PhotoError
-from idpersona.provenance import SOURCE_TYPE, is_marked, read_settings, write_png
+from idpersona.provenance import SOURCE_TYPE, is_marked, read_settings, write_png, write_pngs
 
 
 @pytest.fixture
@@ -59,6 +59,22 @@ def test_nothing_is_left_when_settings_cannot_be_written(tmp_path, picture):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_png(picture, tmp_path / "a.png", {"scale": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_several_pictures_are_written_all_or_none(tmp_path, picture):
+    good, bad = {"seed": 1}, {"scale": float("nan")}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_pngs([(picture, tmp_path / "a.png", good), (picture, tmp_path / "b.png", bad)])
+    assert list(tmp_path.iterdir()) == []
+    write_pngs([(picture, tmp_path / "a.png", good), (picture, tmp_path / "b.png", good)])
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "b.png"}
+
+
+def test_settings_of_a_huge_picture_are_refused_without_a_warning(tmp_path, recwarn):
+    Image.new("1", (10_000, 9_500)).save(tmp_path / "huge.png")
+    with pytest.raises(PhotoError, match="readable PNG"):
+        read_settings(tmp_path / "huge.png")
+    assert not recwarn
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from idpersona.cli.output import note
 from idpersona.cli.request import Request
 from idpersona.cli.sources import describe_source
 from idpersona.cli.weights import adapter_encoders, adapter_weight, needed_weights
 from idpersona.errors import BadInput, MissingWeights, UnknownName
+from idpersona.hashing import identity_sha256
 from idpersona.identity import Identity
 from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial, weight_names
 from idpersona.safety import check_identity, check_photos, load_people
@@ -161,18 +160,8 @@ def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
     return read_identity([photo], eyes[0])
 
 
-def features_sha256(identity: Identity) -> str:
-    """Digest of all features and key points: tells whether an identity is the very same."""
-    digest = hashlib.sha256()
-    for name in sorted(identity.features):
-        digest.update(name.encode() + np.ascontiguousarray(identity.features[name].values).tobytes())
-    if identity.keypoints is not None:
-        digest.update(np.ascontiguousarray(identity.keypoints).tobytes())
-    return digest.hexdigest()
-
-
 def _note_change(identity: Identity, request: Request) -> None:
-    if request.face_features and request.face_features != features_sha256(identity):
+    if request.face_features and request.face_features != identity_sha256(identity):
         note("the identity reads differently than when the picture was made; it will not be repeated exactly")
 
 
@@ -189,7 +178,7 @@ def _record(
             "face": request.face,
             "kind": identity.kind,
             "encoders": {name: feature.weights_sha256 for name, feature in identity.features.items()},
-            "features_sha256": features_sha256(identity),
+            "features_sha256": identity_sha256(identity),
             "photos_sha256": list(identity.sources),
             "consent": identity.consent,
         },

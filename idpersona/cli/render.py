@@ -13,7 +13,7 @@ from idpersona.cli.output import Progress, note, quiet_libraries
 from idpersona.cli.prepare import Job, weights_record
 from idpersona.cli.weights import needed_weights
 from idpersona.errors import BadInput
-from idpersona.provenance import write_png
+from idpersona.provenance import write_pngs
 from idpersona.safety import check_picture
 
 
@@ -85,8 +85,7 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     for picture in pictures:
         check_picture(picture, job.people)
     settings = [{**common, "seed": seed} for seed in job.seeds]
-    for picture, path, one in zip(pictures, paths, settings, strict=True):
-        write_png(picture, path, one, force=force)
+    write_pngs(list(zip(pictures, paths, settings, strict=True)), force=force)
     return settings
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+from idpersona.hashing import file_sha256
 
 WEIGHTS_VARIABLE = "IDPERSONA_WEIGHTS"
 
@@ -19,11 +20,7 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: str, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(Path(path))
 
 
 def pack_folders(name: str) -> list[Path]:

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from idpersona.errors import BadInput, UnknownName
-from idpersona.eval.weights import embedded_weight, file_sha256
+from idpersona.eval.weights import weights_sha256
+from idpersona.registry import locate
 
 CLASSIFIERS = ("labeler", "attr-judge")
 _SIDE = 64
@@ -63,6 +64,6 @@ def get_classifier(name: str) -> AttributeClassifier:
 
     if name not in CLASSIFIERS:
         raise UnknownName("attribute classifier", name, CLASSIFIERS)
-    path = embedded_weight(f"classifiers/{name}")
+    path = locate(name)
     module = SmallFaceCNN.from_pretrained(path, torch_dtype=torch.float32).eval()
-    return AttributeClassifier(name, module, tuple(module.config["labels"]), file_sha256(path))
+    return AttributeClassifier(name, module, tuple(module.config["labels"]), weights_sha256(path))

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from idpersona.errors import NoFaceFound, UnknownName
-from idpersona.eval.weights import development_weight, file_sha256
+from idpersona.eval.weights import development_weight, weights_sha256
 
 if TYPE_CHECKING:
     from idpersona.encoders.base import FaceEncoder
@@ -76,7 +76,7 @@ class YuNetFinder:
         import cv2
 
         path = development_weight("face_detection/yunet_n_dynamic.onnx")
-        self.weights_sha256 = file_sha256(path)
+        self.weights_sha256 = weights_sha256(path)
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(
             cv2.utils.logging.LOG_LEVEL_ERROR

@@ -19,7 +19,8 @@ from PIL import Image
 
 from idpersona.errors import BadInput
 from idpersona.eval.progress import track
-from idpersona.eval.weights import identity_sha256, modules_sha256, text_sha256
+from idpersona.eval.weights import modules_sha256, text_sha256
+from idpersona.hashing import identity_sha256
 
 if TYPE_CHECKING:
     from idpersona.identity import Identity

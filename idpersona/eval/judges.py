@@ -16,7 +16,8 @@ from PIL import Image
 
 from idpersona.encoders.alignment import ARCFACE_TEMPLATE, similarity_transform
 from idpersona.errors import UnknownName
-from idpersona.eval.weights import development_weight, embedded_weight, file_sha256
+from idpersona.eval.weights import development_weight, weights_sha256
+from idpersona.registry import locate
 
 _BATCH = 64
 
@@ -74,10 +75,10 @@ class Judge:
 def _mini_judge() -> Judge:
     from idpersona.encoders.small_cnn import SmallFaceCNN
 
-    path = embedded_weight("judge")
+    path = locate("mini-judge")
     module = SmallFaceCNN.from_pretrained(path, torch_dtype=torch.float32).eval()
     licence = "research only, non-commercial (trained on CelebA and LFW)"
-    return Judge("mini-judge", module, 64, (0, 64), 127.5, file_sha256(path), licence, True)
+    return Judge("mini-judge", module, 64, (0, 64), 127.5, weights_sha256(path), licence, True)
 
 
 def _mobilefacenet() -> Judge:
@@ -86,7 +87,7 @@ def _mobilefacenet() -> Judge:
     path = development_weight("face_recognition/mobilefacenet_068.ckpt")
     module = MobileFaceNet.from_checkpoint(path)
     licence = "none stated; trained on CASIA-WebFace (research); development only"
-    return Judge("mobilefacenet", module, 112, (8, 104), 128.0, file_sha256(path), licence, False)
+    return Judge("mobilefacenet", module, 112, (8, 104), 128.0, weights_sha256(path), licence, False)
 
 
 JUDGES: dict[str, Callable[[], Judge]] = {"mini-judge": _mini_judge, "mobilefacenet": _mobilefacenet}

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idpersona.errors import MissingWeights
+from idpersona.hashing import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from idpersona.identity import Identity
 
 
 def shared_root() -> Path:
@@ -33,24 +32,13 @@ def development_weight(relative: str) -> Path:
     return path
 
 
-def embedded_weight(relative: str) -> Path:
-    """A folder of weights shipped in ``idpersona.assets``; MissingWeights when this checkout lacks it."""
-    path = Path(__file__).resolve().parents[1] / "assets" / relative
-    if not path.is_dir():
-        raise MissingWeights(
-            f"embedded weights assets/{relative} are not in this installation (looked at {path})"
-        )
-    return path
-
-
-def file_sha256(path: Path) -> str:
+def weights_sha256(path: Path) -> str:
     """sha256 of a file, or of a folder's ``*.safetensors`` and ``*.json`` in the order of their names."""
-    files = [path] if path.is_file() else sorted([*path.rglob("*.safetensors"), *path.rglob("*.json")])
+    if path.is_file():
+        return file_sha256(path)
     digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
+    for file in sorted([*path.rglob("*.safetensors"), *path.rglob("*.json")]):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -64,16 +52,6 @@ def modules_sha256(modules: Mapping[str, nn.Module]) -> str:
             digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             flat = tensor.detach().to("cpu").contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return digest.hexdigest()
-
-
-def identity_sha256(identity: Identity) -> str:
-    """sha256 over what an adapter may use of an identity: features and keypoints."""
-    digest = hashlib.sha256()
-    for name, feature in sorted(identity.features.items()):
-        digest.update(name.encode() + feature.weights_sha256.encode() + feature.values.tobytes())
-    if identity.keypoints is not None:
-        digest.update(identity.keypoints.tobytes() + repr(identity.image_size).encode())
     return digest.hexdigest()
 
 

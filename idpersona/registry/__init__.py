@@ -8,7 +8,7 @@ from idpersona.errors import LicenceRefused, UnknownName
 from idpersona.registry.locate import installed, locate, models_home
 from idpersona.registry.pull import pull
 from idpersona.registry.table import WEIGHTS
-from idpersona.registry.verify import FileCheck, sha256_of, verify
+from idpersona.registry.verify import FileCheck, verify
 from idpersona.registry.weight import Kind, Weight
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "models_home",
     "pull",
     "require_commercial",
-    "sha256_of",
     "verify",
     "weight_names",
 ]

@@ -13,7 +13,8 @@ from idpersona.registry.weight import Weight
 
 def models_home() -> Path:
     """Folder for weights put there by hand: ``IDPERSONA_WEIGHTS``, else ``~/.cache/idpersona/models``."""
-    return Path(os.environ.get("IDPERSONA_WEIGHTS") or Path.home() / ".cache" / "idpersona" / "models")
+    named = os.environ.get("IDPERSONA_WEIGHTS")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "idpersona" / "models"
 
 
 def candidates(weight: Weight) -> list[Path]:

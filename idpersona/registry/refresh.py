@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from idpersona.hashing import file_sha256
 from idpersona.registry.locate import candidates
 from idpersona.registry.table import WEIGHTS
-from idpersona.registry.verify import sha256_of
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 Manifest = dict[str, dict[str, dict[str, Any]]]
@@ -25,7 +25,7 @@ DLIB_FILES = ("dlib_face_recognition_resnet_model_v1.dat", "shape_predictor_68_f
 def describe(folder: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
     """``{relative path: {sha256, size}}`` of ``paths``."""
     return {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "size": path.stat().st_size}
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size": path.stat().st_size}
         for path in paths
     }
 

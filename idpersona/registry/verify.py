@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from idpersona.errors import MissingWeights
+from idpersona.hashing import file_sha256
 from idpersona.registry.locate import locate
 from idpersona.registry.weight import Weight
-
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -24,15 +23,6 @@ class FileCheck:
     sha256: str
     against: str
     reason: str = ""
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def git_sha1_of(path: Path) -> str:
@@ -79,7 +69,7 @@ def check_file(
     """Compare one file with its pin, or with the hash the hub stated when there is no pin."""
     path = folder / relative
     actual_size = path.stat().st_size
-    actual = sha256_of(path)
+    actual = file_sha256(path)
     wanted, against = (sha256, "pinned sha256") if sha256 else (stated, "hash stated by the hub")
     if wanted is None:
         return FileCheck(relative, False, actual_size, actual, "nothing", "no hash to compare with")

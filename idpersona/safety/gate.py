@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from idpersona.errors import BadInput, ConsentRequired, FaceChoiceError, PersonRefused, PhotoError
+from idpersona.errors import (
+    BadInput,
+    ConsentRequired,
+    FaceChoiceError,
+    PersonRefused,
+    PhotoError,
+    UnknownName,
+)
 from idpersona.safety.people import Match, People, cover
 
 if TYPE_CHECKING:
@@ -98,7 +105,7 @@ def check_photos(
         if people.encoders:
             try:
                 identity = read_identity([photo], encoder=people.encoders, face=face)
-            except (PhotoError, FaceChoiceError):
+            except (PhotoError, FaceChoiceError, UnknownName):
                 if skip:
                     continue
                 raise

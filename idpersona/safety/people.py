@@ -191,8 +191,8 @@ class People:
         metadata = {KEY: content, "sha256": _digest(content, tensors)}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_output(path, force=True) as part:
+            part.touch(mode=0o600)
             part.write_bytes(save(tensors, metadata))
-            part.chmod(0o600)
 
     @classmethod
     def load(cls, path: Path) -> People:

@@ -88,6 +88,19 @@ def test_photos(run, tmp_path, face, bad):
     assert not (tmp_path / "me.safetensors").exists()
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate"])
+def test_a_damaged_tiff_prints_nothing_of_its_own(tmp_path, face, capfd, compression):
+    path = tmp_path / "bad.tif"
+    face.save(path, compression=compression)
+    data = bytearray(path.read_bytes())
+    data[500:900] = b"\xff" * 400
+    path.write_bytes(data)
+    from idpersona.cli.main import main
+
+    assert main(["identify", str(path), "-o", str(tmp_path / "me.safetensors")]) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
 def test_bad_photos_can_be_left_out(run, tmp_path, face):
     face.save(tmp_path / "a.png")
     words = ["identify", tmp_path / "a.png", tmp_path / "absent.png", "-o", tmp_path / "me.safetensors"]
