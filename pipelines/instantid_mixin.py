@@ -85,9 +85,12 @@ class InstantIDMixin:
         if projector is not None and cross_attention is not None:
             _check_fit(projector, cross_attention, self.unet)
         parts: dict[str, Any] = {"projector": projector, "cross_attention": cross_attention}
+        # While the UNet is offloaded piece by piece it has no device; a call brings these parts to its own.
+        device = "cpu" if self.unet.device.type == "meta" else self.unet.device
         for part in parts.values():
-            if part is not None:
-                part.to(device=self.unet.device, dtype=self.unet.dtype).eval()
+            if part is not None and not _is_offloaded(part):
+                # diffusers' own ``to`` warns about layers it would keep in float32; these parts have none.
+                nn.Module.to(part, device=device, dtype=self.unet.dtype).eval()
         self.register_modules(**parts)  # type: ignore[attr-defined]
         self.identity_scale = identity_scale
 
@@ -109,6 +112,11 @@ class InstantIDMixin:
             pipe.enable_xformers_memory_efficient_attention()
         return self
 
+    @property
+    def image_proj_model(self) -> InstantIDProjector | None:
+        """The projector, by its name in the published pipeline."""
+        return self.projector
+
     @contextlib.contextmanager
     def _identity(self, image_embeds: Any, prompts: int) -> Iterator[None]:
         """Put the person into UNet and IdentityNet for the length of one call."""
@@ -117,6 +125,9 @@ class InstantIDMixin:
         width = self.projector.config["embedding_dim"]
         faces = face_vectors(image_embeds, width, prompts)
         device, dtype = self._execution_device, self.unet.dtype  # type: ignore[attr-defined]
+        for part in (self.projector, self.cross_attention):
+            if not _is_offloaded(part):
+                nn.Module.to(part, device=device)
         faces = faces.to(device=device, dtype=self.projector.dtype)
         # The unconditional half is the projector's answer to nobody, not a row of zeros.
         tokens = self.projector(torch.cat([torch.zeros_like(faces[:1]), faces])).to(dtype)
@@ -126,6 +137,11 @@ class InstantIDMixin:
         branch = TokenBranch(self.cross_attention, people, unconditional=nobody, scale=self.identity_scale)
         with identity_context(net, self, people, nobody), cross_scope(self.unet, [branch], pipe=self):
             yield
+
+
+def _is_offloaded(part: nn.Module) -> bool:
+    """Whether accelerate or diffusers moves the part's weights to and fro, so that nobody else may."""
+    return hasattr(part, "_hf_hook") or hasattr(part, "_diffusers_hook")
 
 
 def _read(path: Path, unet: nn.Module) -> Published:

@@ -212,14 +212,14 @@ def test_no_identity_without_an_adapter(kind: str) -> None:
         draw(pipe, kind)
 
 
-def small_projector_saved(pipe: Any, folder: Any, **parts: Any) -> Any:
+def published_file(pipe: Any, folder: Any, **parts: Any) -> Any:
     write_published(Published(**parts), folder)
     return folder / "ip-adapter.bin"
 
 
 def test_checkpoint_of_another_base_is_refused(tmp_path: Any) -> None:
     pipe, other = make("instantid-sd15"), make("instantid-sdxl")
-    file = small_projector_saved(other, tmp_path, cross_attention=other.cross_attention)
+    file = published_file(other, tmp_path, cross_attention=other.cross_attention)
     with pytest.raises(CheckpointError, match="does not fit"):
         pipe.load_ip_adapter_instantid(file)
 
@@ -228,10 +228,43 @@ def test_parts_may_come_in_two_files(kind: str, tmp_path: Any) -> None:
     parts = tiny_components(kind)
     pipe = PIPELINES[kind](**parts | {"cross_attention": None})
     pipe.set_progress_bar_config(disable=True)
-    file = small_projector_saved(pipe, tmp_path, cross_attention=parts["cross_attention"])
+    file = published_file(pipe, tmp_path, cross_attention=parts["cross_attention"])
     pipe.load_ip_adapter_instantid(file, image_emb_dim=512, num_tokens=4)
     assert np.array_equal(draw(pipe, kind), draw(make(kind), kind))
     with pytest.raises(BadInput, match="num_tokens 4, not 16"):
         pipe.load_ip_adapter_instantid(file, num_tokens=16)
     with pytest.raises(CheckpointError, match="no checkpoint file"):
         pipe.load_ip_adapter_instantid(tmp_path / "nothing.bin")
+
+
+def test_an_adapter_loaded_after_offloading_was_switched_on(kind: str, tmp_path: Any) -> None:
+    """Offloaded weights lie on the meta device between calls; what is loaded then must not follow them."""
+    from accelerate import cpu_offload
+
+    whole = make(kind)
+    file = published_file(whole, tmp_path, cross_attention=whole.cross_attention)
+    pipe = PIPELINES[kind](**tiny_components(kind) | {"cross_attention": None})
+    pipe.set_progress_bar_config(disable=True)
+    cpu_offload(pipe.unet, torch.device("cpu"))
+    assert pipe.unet.device.type == "meta"
+    pipe.load_ip_adapter_instantid(file)
+    assert {part.device.type for part in (pipe.projector, pipe.cross_attention)} == {"cpu"}
+    assert np.array_equal(draw(pipe, kind), draw(whole, kind))
+
+
+def test_the_published_name_of_the_projector(pipe: Any, kind: str) -> None:
+    """Published apps move the loaded parts by hand: ``pipe.image_proj_model.to("cuda")``."""
+    assert pipe.image_proj_model is pipe.projector
+    assert set(pipe.components) == set(tiny_components(kind))
+
+
+def test_no_layer_of_the_projector_is_asked_for_its_weights(loaded: Any) -> None:
+    """Quantised layers keep theirs in another type than they compute in, or under another name."""
+    projector, face = loaded.projector, torch.ones(1, 512, dtype=torch.float64)
+    expected = projector(face)
+    plain = projector.proj_in
+    projector.proj_in = torch.nn.Sequential(plain)
+    try:
+        assert torch.equal(projector(face), expected)
+    finally:
+        projector.proj_in = plain

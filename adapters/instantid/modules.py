@@ -79,7 +79,7 @@ class InstantIDProjector(ModelMixin, ConfigMixin):
     def forward(self, face: Tensor) -> Tensor:
         if face.ndim == 2:
             face = face[:, None]
-        face = self.proj_in(face.to(self.proj_in.weight.dtype))
+        face = self.proj_in(face.to(self.latents.dtype))
         latents = self.latents.expand(face.shape[0], -1, -1)
         for attention, feed_forward in self.layers:  # type: ignore[misc]
             latents = latents + attention(face, latents)
