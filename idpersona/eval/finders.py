@@ -18,6 +18,7 @@ from PIL import Image
 
 from idpersona.errors import NoFaceFound, UnknownName
 from idpersona.eval.weights import development_weight, weights_sha256
+from idpersona.images import atomic_output
 
 if TYPE_CHECKING:
     from idpersona.encoders.base import FaceEncoder
@@ -138,6 +139,5 @@ class RememberedFaces:
         """Write what is known, if there is a folder for it."""
         if self._path:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self._known), encoding="utf-8")
-            part.replace(self._path)
+            with atomic_output(self._path, force=True) as part:
+                part.write_text(json.dumps(self._known), encoding="utf-8")

@@ -8,7 +8,7 @@ order change nothing but rounding.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from idpersona.errors import BadInput
 from idpersona.eval.progress import track
 from idpersona.eval.weights import modules_sha256, text_sha256
 from idpersona.hashing import identity_sha256
+from idpersona.images import atomic_output
 
 if TYPE_CHECKING:
     from idpersona.identity import Identity
@@ -77,6 +78,7 @@ class Studio:
         }
         self.base_sha256 = modules_sha256(_modules(pipe.components))
         self.adapter_sha256 = modules_sha256(adapter.parts) if adapter is not None else None
+        self._recipe = text_sha256([*_configurations(pipe.components), getattr(adapter, "config", None)])
         self.drawn = 0
         """Pictures drawn by this object, those found in the cache not counted."""
 
@@ -133,6 +135,7 @@ class Studio:
         key = text_sha256(
             [
                 self.base_sha256,
+                self._recipe,
                 sorted(self.settings.items()),
                 shot.prompt,
                 shot.seed,
@@ -149,16 +152,24 @@ class Studio:
     def _keep(path: Path | None, picture: Image.Image) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(
-                ".part"
-            )  # a run that is cut off leaves no half picture under the real name
-            picture.save(part, format="PNG")
-            part.replace(path)
+            with atomic_output(path, force=True) as part:
+                picture.save(part, format="PNG")
 
 
 def without_identity(shot: Shot) -> Shot:
     """The same prompt and seed, drawn by the base alone."""
     return replace(shot, identity=None, pose=None)
+
+
+def _configurations(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Settings that draw other pictures with the same weights: of scheduler, autoencoder, tokenizer …"""
+    for name, part in sorted(parts.items()):
+        config = getattr(part, "config", None)
+        values = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
+        if hasattr(part, "get_vocab"):
+            values = part.get_vocab()
+        # What starts with an underscore says where the component came from.
+        yield name, type(part).__name__, sorted((k, repr(v)) for k, v in values.items() if k[:1] != "_")
 
 
 def _modules(parts: Mapping[str, Any]) -> dict[str, torch.nn.Module]:

@@ -18,7 +18,7 @@ from idpersona.eval.attributes import AttributeClassifier
 from idpersona.eval.casting import Actor, cast_actors
 from idpersona.eval.finders import Finder
 from idpersona.eval.generation import Shot, Studio
-from idpersona.eval.metrics import balanced_accuracy, balanced_hits
+from idpersona.eval.metrics import balanced_accuracy, balanced_hits, person_means
 from idpersona.eval.photos import PhotoStore, attribute_labels
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
@@ -44,7 +44,8 @@ def evaluate_prompt(
     """Balanced hit rates of the protocol's attributes, for the base and (with an adapter) with identity on.
 
     With identity, seed k shows person k (modulo their number) in the pose of their reference at ``scale``;
-    the base draws the same prompts and seeds, so that the difference is paired.
+    the base draws the same prompts and seeds, so that the difference is paired. Intervals are over seeds for
+    the base, which shows nobody in particular, and over people where an identity is on.
     """
     plan = protocol.prompts
     known = [name for name in plan.attributes if name in classifier.labels]
@@ -75,9 +76,12 @@ def evaluate_prompt(
         if actors and attribute in plan.with_identity:
             seeds = min(plan.identity_seeds, plan.seeds)
             hits, pictures = _hits(studio, protocol, classifier, attribute, seeds, actors, scale)
-            row["with_identity"] = _interval(hits, protocol)
+            # A person drawn with several seeds is one observation: intervals are over people.
+            shown = min(seeds, len(actors))
+            by_person = [person_means(v, np.arange(seeds) % shown, shown) for v in (hits, base[:seeds])]
+            row["with_identity"] = _interval(by_person[0], protocol)
             row["difference"] = paired_difference(
-                hits, base[:seeds], samples=protocol.bootstrap_samples, seed=protocol.seed
+                *by_person, samples=protocol.bootstrap_samples, seed=protocol.seed
             )
             entry["with_identity"] = hits.tolist()
             strips += pictures

@@ -65,7 +65,7 @@ class Protocol(_Frozen):
     seed: int = 0
     prompt: str = "a photo of a person"
     negative_prompt: str | None = None
-    steps: _Positive = 25
+    steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     size: int = Field(default=128, ge=32)
     """Width and height of the pictures, pixels."""

@@ -6,6 +6,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from PIL import Image
 from idpersona.errors import OutputError
 from idpersona.eval.sheets import check_private_folder
 from idpersona.eval.statistics import Interval
+from idpersona.images import atomic_output
 
 _PACKAGES = (
     "idpersona",
@@ -78,14 +80,19 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``KIND.json``, ``KIND.md`` and, if there is one, ``KIND.png``; return their paths."""
+        """Write ``KIND.json``, ``KIND.md`` and, if there is one, ``KIND.png``, all or none; return their
+        paths.
+        """
         check_writable(folder)
-        paths = [folder / f"{self.kind}.json", folder / f"{self.kind}.md"]
-        paths[0].write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-        paths[1].write_text(self.text(), encoding="utf-8")
-        if self.sheet is not None:
-            paths.append(folder / f"{self.kind}.png")
-            self.sheet.save(paths[-1])
+        paths = [folder / f"{self.kind}{suffix}" for suffix in (".json", ".md", ".png")]
+        paths = paths if self.sheet is not None else paths[:2]
+        with ExitStack() as files:
+            parts = [files.enter_context(atomic_output(path, force=True)) for path in paths]
+            content = json.dumps(self.as_dict(), indent=1, allow_nan=False)
+            parts[0].write_text(content + "\n", encoding="utf-8")
+            parts[1].write_text(self.text(), encoding="utf-8")
+            if self.sheet is not None:
+                self.sheet.save(parts[2])
         return paths
 
 

@@ -93,6 +93,26 @@ def test_other_weights_are_another_picture(studio: Studio, pipe: Any, adapter: A
     assert changed._path(without_identity(shot)) == studio._path(without_identity(shot))
 
 
+def test_another_scheduler_or_configuration_is_another_picture(
+    studio: Studio, pipe: Any, adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shot = Shot("a photo of a person", 1, person(0), POSE, 1.0)
+
+    def path(method: Any = adapter) -> Any:
+        return Studio(pipe, method, steps=2, guidance=2.0, size=64, cache=studio.cache, quiet=True)._path(
+            shot
+        )
+
+    assert path() == studio._path(shot)
+    with monkeypatch.context() as changed:
+        scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, beta_end=0.03)
+        changed.setattr(pipe, "scheduler", scheduler)
+        assert path() != studio._path(shot)
+    with monkeypatch.context() as changed:
+        changed.setattr(adapter, "config", replace(adapter.config, kps_radius=9))
+        assert path() != studio._path(shot)
+
+
 def test_the_pipeline_is_left_as_it_was(studio: Studio, pipe: Any) -> None:
     before = getattr(pipe, "_progress_bar_config", None)
     processors = dict(pipe.unet.attn_processors)

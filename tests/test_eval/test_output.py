@@ -70,6 +70,14 @@ def test_report_is_plain_json_with_versions_hashes_and_failures(tmp_path: Path) 
     assert "left out: 1" in paths[1].read_text() and "note" in paths[1].read_text()
 
 
+def test_a_report_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> None:
+    report = make_report()
+    report.rows[0]["rate"] = float("nan")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        report.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")

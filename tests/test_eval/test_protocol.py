@@ -6,6 +6,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from idpersona.errors import BadInput, PhotoError
@@ -14,13 +15,18 @@ from idpersona.eval.protocol import Protocol
 
 
 def test_shipped_protocol_asks_in_words_the_captions_use() -> None:
-    from idpersona.training.data.captions import attribute_prompts
+    from idpersona.training.data.captions import caption
 
     protocol = Protocol.load("standard")
     assert protocol.people >= 100 and protocol.steps == 25 and protocol.gallery == 32
     assert 2 * protocol.prompts.seeds == 400
+    rng, said = np.random.default_rng(0), set()
+    for _ in range(3000):
+        faces = {name: bool(rng.random() < 0.5) for name in (*protocol.prompts.attributes, "Gray_Hair")}
+        said |= set(caption(faces, rng).replace(",", "").split())
     for name, pair in protocol.prompts.attributes.items():
-        assert pair == attribute_prompts(name), name
+        assert len(set(pair)) == 2
+        assert set(" ".join(pair).replace(",", "").split()) <= said, name
     assert set(protocol.prompts.with_identity) <= set(protocol.prompts.attributes)
 
 

@@ -86,6 +86,23 @@ def test_prompt_pairs_base_and_identity_on_the_same_seeds(
     assert studio.drawn == 16
 
 
+def test_several_seeds_of_one_person_are_one_observation(
+    studio: Studio, protocol: Any, classifier: Any, finder: Any, store: Any, face_cache: Path
+) -> None:
+    asked = protocol.prompts.model_copy(
+        update={"attributes": {"Smiling": ("a smiling person", "a person")}, "identity_seeds": 3}
+    )
+    plan = protocol.changed(prompts=asked.model_dump(), people=2)
+    report = evaluate_prompt(
+        studio, plan, classifier=classifier, finder=finder, store=store, cache=face_cache
+    )
+    row, hits = report.rows[0], np.array(report.people[0]["with_identity"])
+    assert len(hits) == 3
+    assert row["with_identity"].n == row["difference"].n == 2
+    expected = ((hits[0] + hits[2]) / 2 + hits[1]) / 2
+    assert row["with_identity"].mean == pytest.approx(expected)
+
+
 def test_prompt_refuses_a_classifier_that_knows_no_attribute(
     studio: Studio, protocol: Any, classifier: Any, finder: Any, store: Any
 ) -> None:
