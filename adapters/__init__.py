@@ -48,7 +48,8 @@ def load_adapter(
     """Load an adapter by registry name, folder or hub id.
 
     Args:
-        name: ``instantid``, a folder of ours (``adapter.json``) or of a published layout, or a hub id.
+        name: ``instantid``, a folder (``./instantid``) of ours (``adapter.json``) or of a
+            published layout, or a hub id.
         base: what it will be attached to: a registry name, a folder, a hub id or a pipeline object.
         device: None takes that of ``base`` if it is a pipeline, else the CPU.
         dtype: None takes that of ``base`` if it is a pipeline, else float32.

@@ -23,8 +23,8 @@ People = Identity | Sequence[Identity]
 class Adapter:
     """Base of all adapters.
 
-    A saved adapter is a folder with ``adapter.json`` (method, version, configuration) and one sub-folder per
-    trained part, each a diffusers component in safetensors.
+    A saved adapter is a folder with ``adapter.json`` (method, version, parts, configuration) and one
+    sub-folder per trained part, each a diffusers component in safetensors.
     """
 
     name: ClassVar[str]
@@ -103,7 +103,13 @@ class Adapter:
             OutputError: the folder cannot be written.
         """
         target = Path(folder)
-        head = {"format_version": FORMAT_VERSION, "method": self.name, "config": self.config_dict()}
+        # The parts are listed, so that one of an older adapter in this folder is not taken for one of this.
+        head = {
+            "format_version": FORMAT_VERSION,
+            "method": self.name,
+            "parts": list(self.parts),
+            "config": self.config_dict(),
+        }
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name, part in self.parts.items():
@@ -121,7 +127,7 @@ class Adapter:
 
 
 def read_head(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """``adapter.json`` of a saved adapter: ``format_version``, ``method``, ``config``.
+    """``adapter.json`` of a saved adapter: ``format_version``, ``method``, ``config``, perhaps ``parts``.
 
     Raises:
         CheckpointError: missing, damaged, or of a newer version.
@@ -137,6 +143,9 @@ def read_head(folder: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not isinstance(head.get("method"), str) or not isinstance(head.get("config"), dict):
         raise CheckpointError(f"{path} states no method and config")
+    parts = head.get("parts", [])
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise CheckpointError(f"{path}: parts must be a list of names")
     return head
 
 

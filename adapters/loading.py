@@ -11,16 +11,11 @@ from torch import nn
 
 from idpersona.adapters import METHODS, adapter_class
 from idpersona.adapters.base import Adapter, read_head
+from idpersona.devices import as_device, as_dtype
 from idpersona.errors import BadInput, MissingWeights, UnknownName
 
-_DTYPES = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-}
+FAMILIES = {"mini": 192, "sd15": 768, "sdxl": None}
+"""Bases that adapters are registered for -> width of the text; SDXL is known by its other inputs."""
 
 
 def load(
@@ -44,24 +39,7 @@ def load(
         adapter.check_fits(unet)
         device = device or unet.device  # type: ignore[assignment]
         dtype = dtype or unet.dtype  # type: ignore[assignment]
-    return adapter.to(_device(device), _dtype(dtype))
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
-    if isinstance(dtype, str):
-        if dtype not in _DTYPES:
-            raise UnknownName("dtype", dtype, _DTYPES)
-        return _DTYPES[dtype]
-    return dtype or torch.float32
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        place = torch.device(device or "cpu")
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
-    return place
+    return adapter.to(as_device(device), as_dtype(dtype) or torch.float32)
 
 
 def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
@@ -70,7 +48,9 @@ def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
 
     text = os.fspath(name)
     folder = Path(name)
-    if folder.is_dir():
+    # A name of the registry means its weights and their licence, whatever folders lie around.
+    registered = isinstance(name, str) and (name in METHODS or name in WEIGHTS)
+    if folder.is_dir() and not registered:
         method = read_head(folder)["method"] if (folder / "adapter.json").is_file() else "instantid"
         return folder, method
     if text in METHODS:
@@ -114,28 +94,32 @@ def base_family(base: Any) -> str:
 
     Raises:
         BadInput: the base has no U-Net, or one of none of these shapes.
+        UnknownName: neither a registry name, nor a folder, nor the form of a hub id.
     """
-    if base in ("mini", "sd15", "sdxl"):
+    if isinstance(base, str) and base in FAMILIES:
         return base
     unet = getattr(base, "unet", None)
     if unet is not None:
         config = dict(unet.config)
+    elif isinstance(base, (str, os.PathLike)):
+        config = _unet_config(os.fspath(base))
     else:
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-        from idpersona.registry import WEIGHTS, locate
-
-        text = os.fspath(base)
-        try:
-            config: dict[str, Any] = UNet2DConditionModel.load_config(  # type: ignore[assignment]
-                locate(text) if text in WEIGHTS else text, subfolder="unet"
-            )
-        except (OSError, ValueError) as error:
-            raise BadInput(f"base '{text}' has no readable unet/config.json") from error
+        raise BadInput(f"base must be a name, a folder or a pipeline with a unet, got {type(base).__name__}")
     if config.get("addition_embed_type") == "text_time":
         return "sdxl"
-    families = {768: "sd15", 192: "mini"}
     width = config.get("cross_attention_dim")
-    if width not in families:
-        raise BadInput(f"no adapter is registered for a base with text width {width}: give a folder")
-    return families[width]
+    for family, own in FAMILIES.items():
+        if own is not None and width == own:
+            return family
+    raise BadInput(f"no adapter is registered for a base with text width {width}: give a folder")
+
+
+def _unet_config(base: str) -> dict[str, Any]:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    if not Path(base).is_dir() and "/" not in base:
+        raise UnknownName("base", base, FAMILIES)
+    try:
+        return dict(UNet2DConditionModel.load_config(base, subfolder="unet"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"base '{base}' has no readable unet/config.json") from error

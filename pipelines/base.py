@@ -13,17 +13,10 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from packaging.version import Version
 
-from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownName
+from idpersona.devices import as_device, as_dtype
+from idpersona.errors import CheckpointError, MissingWeights, UnknownName
 from idpersona.registry import get_weight, locate, weight_names
 
-_DTYPES = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DTYPE_KEYWORD = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
 
@@ -41,7 +34,8 @@ def load_base(
 
     Args:
         name: a base of the registry (``mini`` is shipped; ``sd15`` and ``sdxl`` are fetched by
-            ``idpersona models pull``), a folder with a ``model_index.json``, or a hub id ``owner/name``.
+            ``idpersona models pull``), a folder (``./mini``) with a ``model_index.json``, or a hub id
+            ``owner/name``.
         device: where to put it; None leaves it on the CPU.
         dtype: of the weights (``fp32``, ``fp16``, ``bf16`` or a torch type); None is float32 on the CPU and
             float16 on an accelerator.
@@ -52,41 +46,23 @@ def load_base(
         CheckpointError: the folder holds no stock diffusers pipeline, or a damaged one.
         BadInput: the device or the dtype does not exist.
     """
-    place = _device(device)
-    kind = _dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.float16)
+    place = as_device(device)
+    kind = as_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.float16)
     source, variant = _find(name)
     pipe = _load(source, variant, kind)
     return pipe.to(place)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        place = torch.device(device or "cpu")
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"device '{device}' cannot be used: {_first_line(error)}") from error
-    return place
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in _DTYPES:
-        raise UnknownName("dtype", dtype, _DTYPES)
-    return _DTYPES[dtype]
-
-
 def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:
     """Folder or hub id, and the file variant to load."""
-    folder = Path(name)
+    folder, text, bases = Path(name), os.fspath(name), weight_names("base")
+    # A name of the registry means its weights and their licence, whatever folders lie around.
+    if isinstance(name, str) and name in bases:
+        return locate(name), get_weight(name).variant
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise CheckpointError(f"{folder} is no diffusers pipeline: it holds no model_index.json")
         return folder, None
-    text = os.fspath(name)
-    bases = weight_names("base")
-    if text in bases:
-        return locate(text), get_weight(text).variant
     if folder.is_file():
         raise CheckpointError(
             f"{folder} is a single file: a base is a folder (save it with DiffusionPipeline.save_pretrained)"

@@ -107,3 +107,17 @@ def test_unknown_kind() -> None:
         tiny_components("sdx")
     with pytest.raises(UnknownName, match="did you mean sdxl"):
         tiny_inputs("sdx")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_registered_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The licence that was checked is the registry's, so the weights must be the registry's too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IDPERSONA_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "sdxl").mkdir()
+    with pytest.raises(MissingWeights, match="models pull sdxl"):
+        load_base("sdxl")
+    with pytest.raises(CheckpointError, match="model_index"):
+        load_base("./sdxl")

@@ -89,18 +89,22 @@ class InstantID(Adapter):
 
         Raises:
             CheckpointError: keys, shapes or configuration do not fit.
+            BadInput: options for our own layout, which states its configuration itself.
         """
         folder = Path(folder)
         if not (folder / "adapter.json").is_file():
             return cls.from_published(folder, **options)
+        if options:
+            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
         head = read_head(folder)
         if head["method"] != cls.name:
             raise CheckpointError(f"{folder} is an adapter of method '{head['method']}', not {cls.name}")
         net = folder / "identitynet"
+        has_net = "identitynet" in head["parts"] if "parts" in head else net.is_dir()
         return cls(
             load_component(InstantIDProjector, folder / "projector"),
             load_component(IdentityCrossAttention, folder / "cross_attention"),
-            load_component(ControlNetModel, net) if net.is_dir() else None,
+            load_component(ControlNetModel, net) if has_net else None,
             InstantIDConfig.from_dict(head["config"]),
         )
 

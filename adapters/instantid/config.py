@@ -52,7 +52,7 @@ class InstantIDConfig:
             value, wanted = getattr(self, field.name), type(field.default)
             if wanted is type(None):
                 valid = value is None or (
-                    isinstance(value, tuple) and all(isinstance(part, float) and 0 < part for part in value)
+                    isinstance(value, tuple) and all(isinstance(part, float) and part > 0 for part in value)
                 )
             else:
                 valid = type(value) is wanted and (wanted is not int or value >= 1)

@@ -24,14 +24,20 @@ def as_mask(mask: Any) -> Tensor:
         BadInput: not a mask, or values outside 0..1.
     """
     if isinstance(mask, (list, tuple)):
-        return torch.cat([as_mask(one) for one in mask])
+        parts = [as_mask(one) for one in mask]
+        if not parts or len({part.shape[1:] for part in parts}) > 1:
+            raise BadInput("a list of masks must hold at least one, all of one size")
+        return torch.cat(parts)
     if isinstance(mask, (str, os.PathLike)):
         from idpersona.images import open_photo
 
         mask = open_photo(mask, min_side=1)
     if isinstance(mask, Image.Image):
         mask = np.array(mask.convert("L"))
-    values = torch.as_tensor(mask)
+    try:
+        values = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"a mask must be a picture or numbers [H, W], got {type(mask).__name__}") from error
     values = values.float() / 255 if values.dtype == torch.uint8 else values.float()
     if values.ndim == 2:
         values = values[None]

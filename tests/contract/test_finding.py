@@ -1,0 +1,71 @@
+"""Which weights a name, a folder and a base stand for, and what is said when they stand for none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from idpersona.adapters import load_adapter
+from idpersona.adapters.loading import base_family
+from idpersona.errors import BadInput, MissingWeights, UnknownName
+from idpersona.seams.mask import as_mask
+
+
+def test_an_unknown_base_is_named_with_its_nearest() -> None:
+    with pytest.raises(UnknownName, match="unknown base 'minni': did you mean mini"):
+        load_adapter("instantid", base="minni")
+
+
+@pytest.mark.parametrize("base", [None, 3, SimpleNamespace(unet=SimpleNamespace(config={}))])
+def test_what_is_no_base_is_refused(base: Any) -> None:
+    with pytest.raises(BadInput, match="base"):
+        base_family(base)
+
+
+def test_a_base_with_a_text_width_for_each_block_is_refused() -> None:
+    config = {"cross_attention_dim": [768, 768]}
+    with pytest.raises(BadInput, match="text width"):
+        base_family(SimpleNamespace(unet=SimpleNamespace(config=config)))
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_registered_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IDPERSONA_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "instantid").mkdir()
+    with pytest.raises(MissingWeights, match="models pull instantid"):
+        load_adapter("instantid", base="sdxl")
+
+
+def test_options_for_published_layouts_are_refused_for_our_own(row: Any, tmp_path: Path) -> None:
+    row.adapter.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="kps_radius"):
+        load_adapter(tmp_path, base=row.pipe, kps_radius=5)
+
+
+def test_a_part_that_is_gone_is_not_kept_in_the_folder(row: Any, tmp_path: Path) -> None:
+    """Saving over an older adapter must not mix the two."""
+    (tmp_path / "adapter.json").write_text("{}")
+    row.adapter.save_pretrained(tmp_path)
+    gone = next(iter(set(row.seams) & {"net"}), None)
+    if gone is None:
+        pytest.skip("the adapter has no part that may be missing")
+    net, row.adapter.identitynet = row.adapter.identitynet, None
+    try:
+        row.adapter.save_pretrained(tmp_path)
+    finally:
+        row.adapter.identitynet = net
+    again: Any = load_adapter(tmp_path, base=row.pipe)
+    assert again.identitynet is None
+
+
+@pytest.mark.parametrize("mask", [{}, "", object(), [torch.ones(4, 4), torch.ones(8, 8)], [], [[None]]])
+def test_what_is_no_mask_is_refused(mask: Any) -> None:
+    with pytest.raises(BadInput):
+        as_mask(mask)
