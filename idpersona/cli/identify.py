@@ -41,7 +41,7 @@ def identify(
 ) -> None:
     """Read who is in the photos once, and keep it as a small safe file (no photo is stored in it)."""
     from idpersona.cli.output import note, result
-    from idpersona.cli.weights import adapter_encoders
+    from idpersona.cli.weights import adapter_encoders, check_base
     from idpersona.encoders import read_identity
     from idpersona.errors import BadInput
     from idpersona.images import check_output
@@ -53,6 +53,7 @@ def identify(
     if output.suffix != ".safetensors":
         raise BadInput(f"an identity is a .safetensors file: write to {output}.safetensors")
     check_output(output, force=force)
+    check_base(base)
     names = list(adapter_encoders(adapter, base) if adapter else encoder or ["dlib"])
     if commercial:
         require_commercial(names)

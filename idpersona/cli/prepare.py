@@ -12,11 +12,11 @@ from typing import Any
 from idpersona.cli.output import note
 from idpersona.cli.request import Request
 from idpersona.cli.sources import describe_source
-from idpersona.cli.weights import adapter_encoders, adapter_weight, needed_weights
-from idpersona.errors import BadInput, MissingWeights, UnknownName
+from idpersona.cli.weights import adapter_encoders, adapter_weight, check_base, needed_weights
+from idpersona.errors import BadInput
 from idpersona.hashing import identity_sha256
 from idpersona.identity import Identity
-from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial, weight_names
+from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial
 from idpersona.safety import check_identity, check_photos, load_people
 from idpersona.safety import require_consent as check_consent
 from idpersona.safety.people import People
@@ -62,7 +62,7 @@ def prepare(
         IdPersonaError: whatever is refused, in one line.
     """
     base = request.base or "mini"
-    _check_base(base)
+    check_base(base)
     wanted = request.adapters or (("instantid", None),)
     default = 1.0 if request.scale is None else request.scale
     adapters = tuple((name, default if scale is None else scale) for name, scale in wanted)
@@ -108,16 +108,6 @@ def prepare(
         people=people,
         recorded=_record(request, identity, loras, paths[0]),
     )
-
-
-def _check_base(base: str) -> None:
-    known = weight_names("base")
-    if base in known or Path(base).is_dir():
-        return
-    if base.startswith(("/", ".", "~")) or base.count("/") > 1:
-        raise MissingWeights(f"no folder {base}: a base is {', '.join(known)}, a folder, or a hub id")
-    if "/" not in base:
-        raise UnknownName("base", base, known)
 
 
 def _lora(text: str) -> Path:

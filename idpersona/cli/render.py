@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from idpersona.cli.output import Progress, note, quiet_libraries
+from idpersona.cli.output import Progress, note, quiet_libraries, spinner
 from idpersona.cli.prepare import Job, weights_record
 from idpersona.cli.weights import needed_weights
 from idpersona.errors import BadInput
@@ -23,21 +25,13 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     Pictures are drawn one by one, also when several are asked for: a batch would change the numbers in their
     last digits, and each must be repeatable alone.
     """
-    quiet_libraries()
+    device, pipe, adapters = _load(job)
     import torch
 
-    from idpersona.adapters import load_adapter
-    from idpersona.pipelines import load_base
-
-    device = job.device or best_device()
-    pipe: Any = load_base(job.base, device=device, dtype=job.dtype)
-    pipe.set_progress_bar_config(disable=True)
     width, height = job.size or native_size(pipe)
     _safety_checker(pipe, job)
     for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
         note_cut(pipe, text, option)
-    _add_loras(pipe, job)
-    adapters = [(load_adapter(name, base=pipe), scale) for name, scale in job.adapters]
     common = {
         **job.recorded,
         "adapters": [{"name": name, "scale": scale} for name, scale in job.adapters],
@@ -87,6 +81,24 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     settings = [{**common, "seed": seed} for seed in job.seeds]
     write_pngs(list(zip(pictures, paths, settings, strict=True)), force=force)
     return settings
+
+
+def _load(job: Job) -> tuple[str, Any, list[tuple[Any, float]]]:
+    """Device, pipeline, and the adapters with their scales."""
+    started = time.monotonic()
+    names = ", ".join((job.base, *(name for name, _ in job.adapters)))
+    with spinner(f"loading {names}"):
+        quiet_libraries()
+        from idpersona.adapters import load_adapter
+        from idpersona.pipelines import load_base
+
+        device = job.device or best_device()
+        pipe: Any = load_base(job.base, device=device, dtype=job.dtype)
+        pipe.set_progress_bar_config(disable=True)
+        _add_loras(pipe, job)
+        adapters = [(load_adapter(name, base=pipe), scale) for name, scale in job.adapters]
+    print(f"loaded {names} on {device}, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return device, pipe, adapters
 
 
 def best_device() -> str:

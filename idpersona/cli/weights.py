@@ -7,7 +7,22 @@ from pathlib import Path
 
 from idpersona.adapters import METHODS
 from idpersona.errors import MissingWeights, UnknownName
-from idpersona.registry import WEIGHTS, Weight
+from idpersona.registry import WEIGHTS, Weight, weight_names
+
+
+def check_base(base: str) -> None:
+    """Refuse what is neither a base's name, nor a folder, nor the form of a hub id.
+
+    Raises:
+        UnknownName, MissingWeights: as said.
+    """
+    known = weight_names("base")
+    if base in known or Path(base).is_dir():
+        return
+    if base.startswith(("/", ".", "~")) or base.count("/") > 1:
+        raise MissingWeights(f"no folder {base}: a base is {', '.join(known)}, a folder, or a hub id")
+    if "/" not in base:
+        raise UnknownName("base", base, known)
 
 
 def adapter_weight(name: str, base: str) -> Weight | None:

@@ -41,6 +41,7 @@ def test_a_picture_holds_no_features(draw, tmp_path, me):
 
 def test_progress_is_plain_lines_without_a_terminal(draw, tmp_path):
     err = draw("--steps", 10, "-o", tmp_path / "a.png").done().err
+    assert err.splitlines()[0].startswith("loaded ")
     lines = [line for line in err.splitlines() if line.startswith("drawing")]
     assert len(lines) == 6
     assert "10/10" in lines[-1]

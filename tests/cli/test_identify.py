@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -44,6 +46,7 @@ def test_for_an_adapter_picks_its_encoder(run, tmp_path, face, tiny):
     run(*words, "--for", tiny / "adapter", "--force").done()
     run(*words, "--for", "instantid", "--base", "sdxl", "--force").refused("antelopev2", "models pull")
     run(*words, "--for", "instanid", "--force").refused("instantid")
+    run(*words, "--for", "instantid", "--base", "mimi", "--force").refused("did you mean mini?")
     run(*words, "--for", "instantid", "--encoder", "dlib", "--force").refused("not both")
 
 
@@ -76,7 +79,11 @@ def test_photos(run, tmp_path, face, bad):
         face.save(path)
         path.write_bytes(path.read_bytes()[:3000])
     if bad == "bomb":
-        Image.new("1", (20_000, 20_000)).save(path)
+        # Only the header: what is refused is not decoded.
+        head = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+        body = b"IDAT" + zlib.compress(bytes(1000))
+        chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (head, body)]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     if bad == "tiny":
         face.resize((20, 20)).save(path)
     if bad == "noface":
@@ -84,7 +91,7 @@ def test_photos(run, tmp_path, face, bad):
     if bad == "folder":
         path.mkdir()
     out = run("identify", path, "-o", tmp_path / "me.safetensors")
-    out.refused(*(["no face"] if bad == "noface" else ["bad.png"]))
+    out.refused({"noface": "no face", "bomb": "pixels"}.get(bad, "bad.png"))
     assert not (tmp_path / "me.safetensors").exists()
 
 

@@ -47,7 +47,8 @@ for command in {["", *COMMANDS]!r}:
     assert main([*command.split(), "--help"]) == 0, command
 assert main(["--version"]) == 0
 assert main([]) == 0
-heavy = {{"torch", "diffusers", "transformers", "onnxruntime", "insightface", "dlib"}} & set(sys.modules)
+heavy = {{"torch", "diffusers", "transformers", "onnxruntime", "insightface", "dlib", "cv2"}}
+heavy &= set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=120)
@@ -135,6 +136,9 @@ def test_doctor(run):
     areas = {finding["area"] for finding in findings}
     assert {"version", "device", "kernel", "provider", "weights", "safety"} <= areas
     assert all(finding["fix"] for finding in findings if finding["state"] in ("absent", "broken"))
+    versions = {finding["what"] for finding in findings if finding["area"] == "version"}
+    assert {"torch", "diffusers", "opencv-python", "scikit-image", "pydantic"} <= versions
+    assert "ruff" not in versions
     provider = next(finding for finding in findings if finding["area"] == "provider")
     assert "ExecutionProvider" in provider["detail"]
     assert outcome.status == (1 if any(finding["state"] == "broken" for finding in findings) else 0)
