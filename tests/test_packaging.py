@@ -1,8 +1,10 @@
-"""What is installed is what lies in the tree, and importing it is cheap."""
+"""What is installed is what lies in the tree."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -33,7 +35,7 @@ def as_installed(path: str) -> str:
 def test_every_package_folder_is_listed():
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
     found = {
-        as_installed(str(Path(path).parent)).replace("/", ".")
+        str(Path(as_installed(path)).parent).replace("/", ".")
         for path in tracked("idpersona", *MAPPED)
         if path.endswith(".py")
     }
@@ -47,8 +49,14 @@ def test_the_links_lead_to_the_top_level_folders():
 
 
 def test_the_wheel_holds_the_tree(tmp_path):
+    # From a copy: what an earlier build left in the checkout would find its way into the wheel.
+    tree = tmp_path / "tree"
+    for path in tracked("."):
+        if os.path.lexists(ROOT / path):
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / path, tree / path, follow_symlinks=False)
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(tree)],
         check=True,
         capture_output=True,
     )
@@ -69,21 +77,6 @@ def test_nothing_that_development_data_may_not_leave_is_tracked():
         assert not re.search(r"\.(tar|jpg|jpeg|ckpt|onnx|dat|bin)$", path), path
         if path.endswith((".png", ".safetensors", ".npz", ".npy")):
             assert path.startswith(allowed), path
-
-
-@pytest.mark.parametrize(
-    "code",
-    ["import idpersona", "from idpersona.cli.main import main; main(['--help'])"],
-    ids=["import", "help"],
-)
-def test_no_heavy_import(code):
-    program = (
-        "import sys\n"
-        f"try:\n    {code}\nexcept SystemExit as end:\n    assert not end.code\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'cv2', 'onnxruntime'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_quick_start_is_two_one_line_blocks_and_ci_runs_the_second():
