@@ -24,6 +24,7 @@ from idpersona.keypoints import check_keypoints
 FORMAT_VERSION = 1
 KINDS = ("face", "object")
 MAX_VALUES = 16_000_000
+MAX_WARNINGS = 1000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -165,7 +166,7 @@ class Identity:
         if not isinstance(self.consent, bool):
             raise _fail("consent must be true or false")
         _check_time(self.created)
-        if len(self.warnings) > 1000:
+        if len(self.warnings) > MAX_WARNINGS:
             raise _fail("too many warnings")
         for warning in self.warnings:
             _text(warning, "a warning", 1000)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 import numpy as np
 
 from idpersona.errors import BadInput
-from idpersona.identity import Feature, Identity, MergeRule
+from idpersona.identity import MAX_WARNINGS, Feature, Identity, MergeRule
 
 
 def merge_identities(
@@ -50,8 +50,17 @@ def merge_identities(
         image_size=first.image_size,
         sources=tuple(source for part in parts for source in part.sources),
         consent=all(part.consent for part in parts),
-        warnings=tuple(warning for part in parts for warning in part.warnings),
+        warnings=few_warnings(warning for part in parts for warning in part.warnings),
     )
+
+
+def few_warnings(warnings: Iterable[str]) -> tuple[str, ...]:
+    """As many as an identity may hold, without repeats; the last one says how many were left out."""
+    every = tuple(dict.fromkeys(warnings))
+    if len(every) <= MAX_WARNINGS:
+        return every
+    kept = MAX_WARNINGS - 1
+    return (*every[:kept], f"and {len(every) - kept} more doubts")
 
 
 def _shares(count: int, how: str, weights: Sequence[float] | None) -> np.ndarray:

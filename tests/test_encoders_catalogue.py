@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +162,23 @@ def test_several_encoders_read_the_same_face(photo: Image.Image):
 def test_a_second_encoder_that_sees_another_face_is_an_error(photo: Image.Image):
     with pytest.raises(NoFaceFound, match="by encoder 'elsewhere'"):
         read_identity(photo, ["blobs", "elsewhere"])
+
+
+def test_any_number_of_doubts_fits_into_an_identity(photo: Image.Image):
+    """A large batch of doubtful photos is read; how many sentences were left out is said."""
+    encoder, animation = Colours(), Image.new("RGBA", (40, 40), (9, 9, 9, 90))
+    register_encoder("colours", lambda: encoder, subject="object")
+    read = read_identity([photo, *[animation] * 1100], "colours", subject="object")
+    assert len(read.warnings) == 1000
+    assert read.warnings[-1] == "and 101 more doubts"
+    assert len(read_identity([animation] * 3, "colours", subject="object").warnings) == 3
+
+
+def test_merging_keeps_within_what_a_file_may_hold(photo: Image.Image):
+    encoder, animation = Colours(), Image.new("RGBA", (40, 40), (9, 9, 9, 90))
+    register_encoder("colours", lambda: encoder, subject="object")
+    many = read_identity([animation] * 600, "colours", subject="object")
+    others = [replace(many, warnings=tuple(f"b: {w}" for w in many.warnings))]
+    merged = many.merge([many, *others])
+    assert len(merged.warnings) == 1000
+    assert merged.warnings[-1] == "and 201 more doubts"

@@ -17,6 +17,7 @@ from idpersona.encoders.quality import measure_quality
 from idpersona.errors import BadInput, FaceChoiceError, NoFaceFound, PhotoError, UnknownName
 from idpersona.identity import Feature, Identity, MergeRule
 from idpersona.images import OpenedPhoto, Photo, open_photo_full, photo_name
+from idpersona.merging import few_warnings
 
 DEFAULT_ENCODER = "dlib"
 
@@ -89,7 +90,9 @@ def read_identity(
             skipped.append(_printable(f"{label}left out: {reason}"))
     kept = None if weights is None else [weights[reading.number - 1] for reading in readings]
     joined = Identity.merge([reading.identity for reading in readings], merge, kept)
-    doubts = [*joined.warnings, *skipped, *_strangers(readings, encoders)]
+    # What touches whole photos comes first: of very many doubts the last are left out.
+    doubts = [*skipped, *_strangers(readings, encoders)]
+    doubts += [warning for reading in readings for warning in reading.identity.warnings]
     return Identity(
         kind=joined.kind,
         features=joined.features,
@@ -98,7 +101,7 @@ def read_identity(
         sources=joined.sources,
         consent=consent,
         created=joined.created,
-        warnings=tuple(doubts),
+        warnings=few_warnings(doubts),
     )
 
 
