@@ -11,6 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.models.attention_processor import (
+    Attention,
+    AttnProcessor,
+    AttnProcessor2_0,
+    SlicedAttnProcessor,
+)
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -56,3 +62,25 @@ def sliced(slice_size: int) -> Kernel:
         return attn.batch_to_head_dim(torch.cat(parts))
 
     return kernel
+
+
+def stock_kernel(attn: Attention) -> Kernel | None:
+    """What repeats the layer's stock processor bit for bit; None if layer or processor is not plain."""
+    plain = (
+        attn.spatial_norm is None
+        and attn.group_norm is None
+        and attn.norm_q is None
+        and attn.norm_k is None
+        and not attn.residual_connection
+        and not attn.fused_projections
+    )
+    kind = type(attn.processor)
+    if not plain:
+        return None
+    if kind is AttnProcessor2_0:
+        return sdpa
+    if kind is AttnProcessor:
+        return eager
+    if kind is SlicedAttnProcessor:
+        return sliced(attn.processor.slice_size)  # type: ignore[attr-defined]
+    return None

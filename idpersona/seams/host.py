@@ -11,41 +11,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from diffusers.models.attention_processor import (
-    Attention,
-    AttnProcessor,
-    AttnProcessor2_0,
-    SlicedAttnProcessor,
-)
+from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from idpersona.attention.kernels import Kernel, eager, sdpa, sliced
+from idpersona.attention.kernels import Kernel, stock_kernel
 from idpersona.errors import SeamError
 
 Branch = Callable[[Attention, Tensor, Tensor], Tensor | None]
 """(layer, query [B, N, C], text result before the output projection [B, N, C]) -> what is added, or None."""
-
-
-def _kernel_for(attn: Attention) -> Kernel | None:
-    """The kernel that repeats the layer's stock processor bit for bit, or None if the layer is not plain."""
-    plain = (
-        attn.spatial_norm is None
-        and attn.group_norm is None
-        and attn.norm_q is None
-        and attn.norm_k is None
-        and not attn.residual_connection
-        and not attn.fused_projections
-    )
-    kind = type(attn.processor)
-    if not plain:
-        return None
-    if kind is AttnProcessor2_0:
-        return sdpa
-    if kind is AttnProcessor:
-        return eager
-    if kind is SlicedAttnProcessor:
-        return sliced(attn.processor.slice_size)  # type: ignore[attr-defined]
-    return None
 
 
 def _add_branches(branches: list[Branch], attn: Attention, query: Tensor, text: Tensor) -> Tensor:
@@ -163,7 +136,7 @@ def add_branch(name: str, attn: Attention, branch: Branch) -> None:
     """
     host = _hosts.get(attn)
     if host is None:
-        kernel = _kernel_for(attn)
+        kernel = stock_kernel(attn)
         host = HookHost(name, attn) if kernel is None else HostProcessor(name, attn, kernel)
         _hosts[attn] = host
     host.check(attn)
