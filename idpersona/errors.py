@@ -75,7 +75,7 @@ class UnknownName(BadInput):
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         self.kind, self.name, self.known = kind, name, tuple(known)
         near = difflib.get_close_matches(name.lower(), self.known, n=3, cutoff=0.4)
-        offer = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known)}"
+        offer = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self.known) or 'none'}"
         super().__init__(f"unknown {kind} '{name}': {offer}")
 
 

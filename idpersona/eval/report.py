@@ -6,7 +6,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -84,6 +84,7 @@ class Report:
         paths.
         """
         check_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.kind}{suffix}" for suffix in (".json", ".md", ".png")]
         paths = paths if self.sheet is not None else paths[:2]
         with ExitStack() as files:
@@ -97,14 +98,24 @@ class Report:
 
 
 def check_writable(folder: Path) -> None:
-    """Make ``folder``; raises OutputError before hours of work rather than after them."""
+    """Try whether ``folder`` can be made and written; leaves nothing behind.
+
+    Raises:
+        OutputError: it cannot, said before hours of work rather than after them.
+    """
     check_private_folder(folder)
+    made: list[Path] = []
     try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise OutputError(f"cannot write into {folder}: {error.strerror or error}") from error
+    finally:
+        for place in made:
+            with suppress(OSError):  # not made after all, or in use by now
+                place.rmdir()
 
 
 def versions() -> dict[str, str]:

@@ -55,6 +55,7 @@ def test_registry_commands(run, denied, tmp_path):
     assert "Eileen" in run("people", "list").done().out
     run("people", "remove", "Aileen").refused("Eileen")
     run("people", "remove", "Eileen").done()
+    run("people", "remove", "Eileen").refused("known: none")
     assert json.loads(run("people", "list", "--json").done().out)["people"] == []
 
 

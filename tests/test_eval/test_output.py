@@ -83,6 +83,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Pa
     file.write_text("")
     with pytest.raises(OutputError, match="cannot write into"):
         check_writable(file / "below")
+    check_writable(tmp_path / "new" / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_sheets_of_real_people_stay_out_of_the_tree() -> None:
