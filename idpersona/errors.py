@@ -80,7 +80,7 @@ class UnknownName(BadInput):
 
 
 class MissingWeights(IdPersonaError):
-    """Weights are not on this machine; the message names the place looked in and the command that fetches them."""
+    """Weights are not on this machine; the message names the places looked in and what fetches them."""
 
 
 class SeamError(IdPersonaError):

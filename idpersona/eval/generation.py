@@ -165,9 +165,11 @@ def _configurations(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """Settings that draw other pictures with the same weights: of scheduler, autoencoder, tokenizer …"""
     for name, part in sorted(parts.items()):
         config = getattr(part, "config", None)
-        values = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
+        values: Mapping[str, Any] = {}
         if hasattr(part, "get_vocab"):
             values = part.get_vocab()
+        elif config is not None:
+            values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         # What starts with an underscore says where the component came from.
         yield name, type(part).__name__, sorted((k, repr(v)) for k, v in values.items() if k[:1] != "_")
 
