@@ -120,6 +120,7 @@ def _unet_config(base: str) -> dict[str, Any]:
     if not Path(base).is_dir() and "/" not in base:
         raise UnknownName("base", base, FAMILIES)
     try:
-        return dict(UNet2DConditionModel.load_config(base, subfolder="unet"))
+        config: dict[str, Any] = UNet2DConditionModel.load_config(base, subfolder="unet")  # type: ignore[assignment]
+        return config
     except (OSError, ValueError) as error:
         raise BadInput(f"base '{base}' has no readable unet/config.json") from error
