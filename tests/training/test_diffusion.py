@@ -1,0 +1,162 @@
+"""Text-to-image training with InstantID: which weights move, resuming, the result in stock classes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from idpersona.adapters import load_adapter
+from idpersona.errors import BadInput, MissingWeights
+from idpersona.identity import Feature, Identity
+from idpersona.training.checkpoints import latest_checkpoint
+from idpersona.training.config import load_recipe
+from idpersona.training.keyed import StepKey
+from idpersona.training.loop import train
+from idpersona.training.objectives import build_objective
+from idpersona.training.run import run_recipe
+
+BASE = {"unet", "text_encoder"}
+ADAPTER = {"projector", "cross_attention", "identitynet"}
+
+
+@pytest.fixture
+def build(tmp_path, recipe_writer, diffusion_objective):
+    """The tiny objective with changes, not yet trained."""
+
+    def make(init_from=None, **changes):
+        torch.manual_seed(0)
+        path = recipe_writer(tmp_path, "mini", diffusion_objective | changes, init_from=init_from)
+        return build_objective(load_recipe(path))
+
+    return make
+
+
+def touched(objective) -> set[str]:
+    loss, figures = objective.loss(StepKey(0, 0, range(8), 8))
+    loss.backward()
+    assert math.isfinite(figures["mse"])
+    return {name for name, p in objective.trained.named_parameters() if p.grad is not None}
+
+
+def test_everything_learns_and_nothing_else_does(build):
+    objective = build()
+    parameters = dict(objective.trained.named_parameters())
+    assert touched(objective) == set(parameters)
+    assert {name.split(".")[0] for name in parameters} == BASE | ADAPTER
+    assert all(p.grad is None for p in objective.vae.parameters())
+
+
+def test_without_identity_the_base_learns_alone(build):
+    objective = build(identity=0)
+    names = touched(objective)
+    assert names == {name for name, _ in objective.trained.named_parameters()}
+    assert {name.split(".")[0] for name in names} == BASE
+
+
+def test_a_frozen_base_stays(build, diffusion_run, tmp_path):
+    objective = build(init_from=str(diffusion_run), base=False)
+    assert {name.split(".")[0] for name in touched(objective)} == ADAPTER
+    recipe = load_recipe(tmp_path / "mini.yaml")
+    objective.trained.zero_grad(set_to_none=True)
+    train(recipe, objective)
+    after = load_file(latest_checkpoint(tmp_path / "mini" / "checkpoints") / "weights.safetensors")
+    before = load_file(diffusion_run / "base" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(value, after[f"unet.{name}"]) for name, value in before.items())
+    start = load_file(diffusion_run / "instantid" / "projector" / "diffusion_pytorch_model.safetensors")
+    assert not torch.equal(start["latents"], after["projector.latents"])
+
+
+def test_a_run_starts_where_the_other_ended(build, diffusion_run):
+    objective = build(init_from=str(diffusion_run))
+    average = load_file(diffusion_run / "checkpoints" / "step-3" / "ema.safetensors")
+    state = objective.trained.state_dict()
+    assert state.keys() == average.keys()
+    assert all(torch.equal(value, state[name]) for name, value in average.items())
+
+
+def test_what_it_starts_from_must_be_there(build, tmp_path):
+    with pytest.raises(MissingWeights, match="idpersona train mini-vae"):
+        build(vae=str(tmp_path / "none"))
+    with pytest.raises(MissingWeights, match="idpersona train mini`"):
+        build(init_from=str(tmp_path / "none"))
+    with pytest.raises(BadInput, match="init_from"):
+        build(base=False)
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_the_mean_over_two_processes_shares_is_the_whole_batchs_loss(build, size):
+    objective = build()
+    with torch.no_grad():
+        whole = float(objective.loss(StepKey(0, 5, range(size), size))[0])
+        halves = [
+            float(objective.loss(StepKey(0, 5, range(start, start + size // 2), size))[0])
+            for start in (0, size // 2)
+        ]
+    assert np.mean(halves) == pytest.approx(whole, rel=1e-5)
+
+
+def test_somebody_matters_to_the_rows_with_a_person_only(build):
+    objective = build()
+    with torch.no_grad():
+        for name, value in objective.adapter.identitynet.named_parameters():
+            if "controlnet_" in name:
+                value.normal_(std=0.1)  # its outputs start at zero
+    batch = objective.data.batch(StepKey(0, 0, range(8), 8))
+    noisy = batch.key.normal((4, 16, 16), 1)
+    from idpersona.training.objectives.diffusion_models import predict
+
+    with torch.no_grad():
+        context = objective.base.text_encoder(batch.token_ids)[0]
+        plain = objective.base.unet(noisy, batch.timesteps, context).sample
+        seen = predict(objective.base.unet, objective.adapter, noisy, context, batch)
+    difference = (seen - plain).abs().amax(dim=(1, 2, 3))
+    assert (difference[: batch.people] > 1e-3).all()
+    assert (difference[batch.people :] < 1e-5).all()
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    diffusion_run, diffusion_objective, tmp_path, recipe_writer, monkeypatch
+):
+    path = recipe_writer(tmp_path, "mini", diffusion_objective)
+    with monkeypatch.context() as patch:
+        ticks = iter(range(0, 600, 60))
+        patch.setattr("time.time", lambda: next(ticks))
+        run_recipe(path, minutes=1.5)
+    stopped = latest_checkpoint(tmp_path / "mini" / "checkpoints")
+    assert stopped.name == "step-1"
+    run_recipe(path, resume=True)
+    for name in ("weights.safetensors", "ema.safetensors"):
+        whole = load_file(diffusion_run / "checkpoints" / "step-3" / name)
+        parts = load_file(tmp_path / "mini" / "checkpoints" / "step-3" / name)
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+
+
+def test_the_result_draws_in_stock_classes_and_takes_a_person(diffusion_run):
+    pipe = StableDiffusionPipeline.from_pretrained(diffusion_run / "base")
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw():
+        return np.asarray(
+            pipe(
+                "a photo of a smiling man",
+                num_inference_steps=2,
+                generator=torch.Generator().manual_seed(0),
+            ).images[0]
+        )
+
+    plain = draw()
+    assert plain.shape == (128, 128, 3) and plain.std() > 0
+    adapter = load_adapter(diffusion_run / "instantid", base=pipe)
+    assert adapter.encoders == ("dlib",)
+    points = np.array([[44, 60], [84, 60], [64, 80], [48, 100], [80, 100]], np.float32)
+    values = np.random.default_rng(0).normal(0, 0.1, (1, 128)).astype(np.float32)
+    person = Identity("face", {"dlib": Feature("dlib", values)}, keypoints=points, image_size=(128, 128))
+    with adapter.attach(pipe, person):
+        assert not np.array_equal(draw(), plain)
+    assert np.array_equal(draw(), plain)
