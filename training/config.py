@@ -27,6 +27,8 @@ class OptimiserConfig(_Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     cooldown: Annotated[float, Field(ge=0, le=1)] = 0.2
     clip: Annotated[float, Field(gt=0)] = 1.0
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """First part of a parameter's name -> factor on its learning rate, for example ``{text_encoder: 0.25}``."""
 
 
 class LoopConfig(_Strict):

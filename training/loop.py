@@ -51,6 +51,22 @@ class Objective(Protocol):
         ...
 
 
+def parameter_groups(module: nn.Module, config: OptimiserConfig) -> list[dict[str, Any]]:
+    """Trained parameters by the factor on their learning rate.
+
+    Raises BadInput when a factor is for a part that has no trained parameter.
+    """
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            groups.setdefault(part if part in config.lr_factors else "", []).append(parameter)
+    unused = sorted(set(config.lr_factors) - set(groups))
+    if unused:
+        raise BadInput(f"optimiser.lr_factors: nothing is trained in {', '.join(unused)}")
+    return [{"params": p, "factor": config.lr_factors.get(part, 1.0)} for part, p in groups.items()]
+
+
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     """Linear warm-up, constant, cosine fall to 1 % over the last ``cooldown`` share of the run."""
     if step < config.warmup_steps:
@@ -92,7 +108,11 @@ def train(
     parameters = [p for p in module.parameters() if p.requires_grad]
     config = recipe.optimiser
     adamw = torch.optim.AdamW(
-        parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        parameter_groups(module, config),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     optimiser = accelerator.prepare_optimizer(adamw)
     ema = Ema(module, loop.ema_decay)
@@ -105,7 +125,7 @@ def train(
     saved = step
     while step < loop.steps and not _time_is_up(accelerator, stop_at):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(config, step, loop.steps)
+            group["lr"] = group["factor"] * learning_rate(config, step, loop.steps)
         key = StepKey(loop.seed, step, indices, loop.batch_size)
         seed_modules(key)
         with accelerator.autocast():

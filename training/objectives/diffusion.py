@@ -44,10 +44,10 @@ class DiffusionConfig(BaseModel):
     """What is trained and on what.
 
     Attributes:
-        vae: folder of the trained autoencoder. base: train the base (text encoder and UNet); else they stay
-        as ``init_from`` has them. identity: share of each batch that is conditioned on a person, in eighths;
-        0 trains the base alone. It is
-            exact for batches of a multiple of 8.
+        vae: folder of the trained autoencoder.
+        base: train the base (text encoder and UNet); else they stay as ``init_from`` has them.
+        identity: share of each batch that is conditioned on a person, in eighths (exact for batches of a
+            multiple of 8); 0 trains the base alone.
         text_drop: share of samples whose caption is empty (for guidance).
         identity_drop, both_drop: shares of the identity samples with a zero vector, and with neither.
         min_snr: gamma of the min-SNR weight.
@@ -103,7 +103,11 @@ class DiffusionObjective:
         vae = AutoencoderTiny.from_pretrained(vae_folder, torch_dtype=torch.float32)
         self.vae = channels_last(vae.eval().requires_grad_(False))
         self.base = build_base(config, self.data.tokenizer, self.vae, init_from)
-        self.adapter = build_identity(config, self.base.unet, init_from) if config.identity else None
+        self.adapter = (
+            build_identity(config, self.base.unet, self.data.faces.descriptors, init_from)
+            if config.identity
+            else None
+        )
         parts: dict[str, nn.Module] = {"unet": self.base.unet, "text_encoder": self.base.text_encoder}
         if not config.base:
             for part in parts.values():
