@@ -1,7 +1,7 @@
 """``accelerate launch -m idpersona.training RECIPE.yaml [--output DIR] [--resume] [--minutes M]``.
 
 Several processes without accelerators: ``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m
-idpersona.training RECIPE.yaml`` (``accelerate launch --cpu`` starts one process only, unless MPI starts more).
+idpersona.training RECIPE.yaml``; ``accelerate launch --cpu`` starts one process only, unless MPI starts more.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class OptimiserConfig(_Strict):
     cooldown: Annotated[float, Field(ge=0, le=1)] = 0.2
     clip: Annotated[float, Field(gt=0)] = 1.0
     lr_factors: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """First part of a parameter's name -> factor on its learning rate, for example ``{text_encoder: 0.25}``."""
+    """Part of the model -> factor on its learning rate, for example ``{text_encoder: 0.25}``."""
 
 
 class LoopConfig(_Strict):

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -107,8 +107,11 @@ def train(
     share_weights(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
     config = recipe.optimiser
+    groups = parameter_groups(module, config)
+    # Kept beside the optimiser, whose own groups are those of the checkpoint after a resumption.
+    factors = [group["factor"] for group in groups]
     adamw = torch.optim.AdamW(
-        parameter_groups(module, config),
+        groups,
         lr=config.lr,
         betas=config.betas,
         weight_decay=config.weight_decay,
@@ -124,8 +127,8 @@ def train(
     progress = Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main)
     saved = step
     while step < loop.steps and not _time_is_up(accelerator, stop_at):
-        for group in optimiser.param_groups:
-            group["lr"] = group["factor"] * learning_rate(config, step, loop.steps)
+        for group, factor in zip(optimiser.param_groups, factors, strict=True):
+            group["lr"] = factor * learning_rate(config, step, loop.steps)
         key = StepKey(loop.seed, step, indices, loop.batch_size)
         seed_modules(key)
         with accelerator.autocast():

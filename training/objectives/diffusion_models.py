@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from idpersona.adapters.instantid.adapter import InstantID
@@ -91,8 +93,8 @@ def build_identity(
 ) -> InstantID:
     """InstantID for the base: that of the folder ``<init_from>/instantid`` where there is one, else fresh.
 
-    A fresh projector starts with ``descriptors`` [N, 128] standardised. Fresh cross-attention and IdentityNet start from the base's own weights. Raises CheckpointError when the
-    adapter is of another base.
+    A fresh projector starts with ``descriptors`` [N, 128] standardised, fresh cross-attention and IdentityNet
+    from the base's own weights. Raises CheckpointError when the adapter is of another base.
     """
     folder = Path(init_from) / "instantid" if init_from else None
     if folder and folder.is_dir():
