@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -84,7 +83,7 @@ def build_base(
     text_encoder = CLIPTextModel(CLIPTextConfig(**text_sizes))
     # transformers' own start (0.02) drowns the words in what the layers add: measured, the encoder then gave
     # every prompt nearly the same vectors after a thousand steps, and the UNet had nothing to follow.
-    nn.init.normal_(text_encoder.get_input_embeddings().weight)
+    nn.init.normal_(next(text_encoder.get_input_embeddings().parameters()))
     return Base(channels_last(unet), text_encoder, tokenizer, vae)
 
 
