@@ -62,7 +62,9 @@ class DiffusionBatch:
     def to(self, device: torch.device) -> DiffusionBatch:
         """The same batch with its tensors on ``device``."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
 
 
