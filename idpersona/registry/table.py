@@ -57,7 +57,7 @@ def _build() -> Mapping[str, Weight]:
             "mini",
             "base",
             "captions from the 40 CelebA attributes, at most 64 tokens; 128x128 pictures",
-            defaults={"steps": 25, "guidance": 3.0},
+            defaults={"steps": 25, "guidance": 2.0},
         ),
         _embedded(
             "instantid-mini",
