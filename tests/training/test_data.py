@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idpersona.training.data.captions import attribute_prompts, caption
+from idpersona.training.data.captions import caption
 from idpersona.training.data.framing import EYE_DISTANCE, EYE_LINE, frame
 from idpersona.training.data.split import SPLIT_FILE, half_of_people, load_split, make_split
 
@@ -73,21 +73,6 @@ def test_low_quality_is_said():
     for _ in range(20):
         text = caption({}, rng, low_quality=True)
         assert "blurry" in text or "low" in text
-
-
-def test_prompt_pairs_differ():
-    for name in (
-        "Smiling",
-        "Eyeglasses",
-        "Male",
-        "Blond_Hair",
-        "Black_Hair",
-        "Wearing_Hat",
-        "Young",
-        "Bangs",
-    ):
-        asked, against = attribute_prompts(name)
-        assert asked != against
 
 
 def test_the_committed_split_keeps_enough_people_out():

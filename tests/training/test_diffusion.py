@@ -43,6 +43,20 @@ def touched(objective) -> set[str]:
     return {name for name, p in objective.trained.named_parameters() if p.grad is not None}
 
 
+def test_fresh_encoders_tell_prompts_and_people_apart(build):
+    """Where these start nearly equal, training makes them equal, and the UNet follows neither."""
+    objective = build()
+    tokens = objective.base.tokenizer(
+        ["a photo of a man", "a photo of a smiling woman"], padding="max_length", return_tensors="pt"
+    ).input_ids
+    descriptors = torch.from_numpy(objective.data.faces.descriptors)
+    with torch.no_grad():
+        one, other = objective.base.text_encoder(tokens)[0]
+        people = objective.adapter.projector(descriptors)
+    assert (one - other).norm() > 0.2 * one.norm()
+    assert people.std(0).mean() > 0.2 * people.std()
+
+
 def test_everything_learns_and_nothing_else_does(build):
     objective = build()
     parameters = dict(objective.trained.named_parameters())

@@ -107,26 +107,6 @@ def caption(attributes: Attributes, rng: np.random.Generator, *, low_quality: bo
     return text
 
 
-def attribute_prompts(name: str) -> tuple[str, str]:
-    """The pair of prompts that asks for and against an attribute, in words the captions use.
-
-    Raises KeyError for an attribute without a pair.
-    """
-    return _PROMPT_PAIRS[name]
-
-
-_PROMPT_PAIRS: dict[str, tuple[str, str]] = {
-    "Smiling": ("a photo of a smiling person", "a photo of a person, not smiling"),
-    "Eyeglasses": ("a photo of a person with eyeglasses", "a photo of a person without eyeglasses"),
-    "Male": ("a photo of a man", "a photo of a woman"),
-    "Blond_Hair": ("a photo of a person with blond hair", "a photo of a person with black hair"),
-    "Black_Hair": ("a photo of a person with black hair", "a photo of a person with blond hair"),
-    "Wearing_Hat": ("a photo of a person wearing a hat", "a photo of a person without a hat"),
-    "Young": ("a photo of a young person", "a photo of an old person"),
-    "Bangs": ("a photo of a person with bangs", "a photo of a person without bangs"),
-}
-
-
 def _subject(attributes: Attributes, rng: np.random.Generator) -> str:
     male, young = attributes.get("Male"), attributes.get("Young")
     nouns = _PEOPLE if male is None or rng.random() < 0.2 else _MEN if male else _WOMEN
