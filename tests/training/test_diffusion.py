@@ -18,6 +18,7 @@ from idpersona.training.config import load_recipe
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective
+from idpersona.training.objectives.diffusion import loss_weight
 from idpersona.training.run import run_recipe
 
 BASE = {"unet", "text_encoder"}
@@ -55,6 +56,13 @@ def test_fresh_encoders_tell_prompts_and_people_apart(build):
         people = objective.adapter.projector(descriptors)
     assert (one - other).norm() > 0.2 * one.norm()
     assert people.std(0).mean() > 0.2 * people.std()
+
+
+def test_the_noisiest_steps_count_as_much_as_the_others():
+    snr = torch.tensor([1e-3, 0.1, 1.0, 5.0, 50.0, 500.0])
+    weight = loss_weight(snr, 5.0)
+    assert torch.allclose(weight[:4], torch.ones(4))
+    assert weight[4] == pytest.approx(6 / 51) and weight[5] < weight[4]
 
 
 def test_everything_learns_and_nothing_else_does(build):
