@@ -87,7 +87,7 @@ class DiffusionConfig(BaseModel):
 
 
 def loss_weight(snr: Tensor, gamma: float) -> Tensor:
-    """Weight of the squared v error at signal-to-noise ratio ``snr``: 1 up to ``gamma``, falling as 1/snr beyond.
+    """Weight of the squared v error at signal-to-noise ratio ``snr``: 1 up to ``gamma``, beyond as 1/snr.
 
     In terms of the clean latents that is min(snr, gamma) + 1. min-SNR itself, min(snr, gamma), gives almost
     nothing to the noisiest steps, which decide where the face is, whose it is and what the prompt asked for:
