@@ -15,9 +15,9 @@ from PIL import Image
 from idpersona.errors import BadInput, UnknownName
 from idpersona.eval.weights import weights_sha256
 from idpersona.registry import locate
+from idpersona.training.data.pictures import shrink, to_tensor
 
 CLASSIFIERS = ("labeler", "attr-judge")
-_SIDE = 64
 _BATCH = 128
 
 
@@ -37,9 +37,10 @@ class AttributeClassifier:
         """
         rows = []
         for start in range(0, len(pictures), _BATCH):
-            pixels = np.stack([_small(picture) for picture in pictures[start : start + _BATCH]])
-            batch = torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
-            rows.append(torch.sigmoid(self.module(batch.contiguous()).float()).numpy())
+            part = [
+                shrink(np.asarray(picture.convert("RGB"))) for picture in pictures[start : start + _BATCH]
+            ]
+            rows.append(torch.sigmoid(self.module(to_tensor(part)).float()).numpy())
         return np.concatenate(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
 
     def says(self, pictures: Sequence[Image.Image], attribute: str) -> np.ndarray:
@@ -49,13 +50,6 @@ class AttributeClassifier:
                 f"{self.name} does not know the attribute {attribute}; known: {', '.join(self.labels)}"
             )
         return self.probabilities(pictures)[:, self.labels.index(attribute)] > 0.5
-
-
-def _small(picture: Image.Image) -> np.ndarray:
-    import cv2
-
-    # Averages of areas, as in the classifiers' training.
-    return cv2.resize(np.asarray(picture.convert("RGB")), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
 
 
 def get_classifier(name: str) -> AttributeClassifier:
