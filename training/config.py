@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from idpersona.errors import BadInput
 
@@ -19,7 +19,11 @@ class _Strict(BaseModel):
 
 
 class OptimiserConfig(_Strict):
-    """AdamW (arXiv:1711.05101) with linear warm-up, then constant and a cosine fall over the last part."""
+    """AdamW (arXiv:1711.05101) with linear warm-up, then constant and a cosine fall over the last part.
+
+    ``muon`` names the parts of the model whose weight matrices are moved by Muon instead, see
+    ``optimisers.py``.
+    """
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
     betas: tuple[float, float] = (0.9, 0.99)
@@ -29,6 +33,8 @@ class OptimiserConfig(_Strict):
     clip: Annotated[float, Field(gt=0)] = 1.0
     lr_factors: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Part of the model -> factor on its learning rate, for example ``{text_encoder: 0.25}``."""
+    muon: tuple[str, ...] = ()
+    """Parts of the model, for example ``[unet]``."""
 
 
 class LoopConfig(_Strict):
@@ -53,6 +59,12 @@ class Recipe(_Strict):
     loop: LoopConfig
     output: str
     init_from: str | None = None
+
+    @model_validator(mode="after")
+    def _muon_in_fp16(self) -> Self:
+        if self.optimiser.muon and self.loop.precision == "fp16":
+            raise ValueError("optimiser.muon has no part in fp16's loss scaling: use loop.precision bf16 or no")
+        return self
 
 
 def load_recipe(path: str | Path) -> Recipe:

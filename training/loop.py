@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -30,6 +30,7 @@ from idpersona.training.checkpoints import (
 from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.ema import Ema
 from idpersona.training.keyed import StepKey, seed_modules
+from idpersona.training.optimisers import build_optimisers
 from idpersona.training.parallel import average_gradients, share_weights
 from idpersona.training.progress import Progress
 
@@ -49,22 +50,6 @@ class Objective(Protocol):
     def export(self, folder: Path) -> None:
         """Write ``trained`` as it is used; it holds the averaged weights by now, in evaluation mode."""
         ...
-
-
-def parameter_groups(module: nn.Module, config: OptimiserConfig) -> list[dict[str, Any]]:
-    """Trained parameters by the factor on their learning rate.
-
-    Raises BadInput when a factor is for a part that has no trained parameter.
-    """
-    groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            part = name.split(".")[0]
-            groups.setdefault(part if part in config.lr_factors else "", []).append(parameter)
-    unused = sorted(set(config.lr_factors) - set(groups))
-    if unused:
-        raise BadInput(f"optimiser.lr_factors: nothing is trained in {', '.join(unused)}")
-    return [{"params": p, "factor": config.lr_factors.get(part, 1.0)} for part, p in groups.items()]
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -107,17 +92,7 @@ def train(
     share_weights(module)
     parameters = [p for p in module.parameters() if p.requires_grad]
     config = recipe.optimiser
-    groups = parameter_groups(module, config)
-    # Kept beside the optimiser, whose own groups are those of the checkpoint after a resumption.
-    factors = [group["factor"] for group in groups]
-    adamw = torch.optim.AdamW(
-        groups,
-        lr=config.lr,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    optimiser = accelerator.prepare_optimizer(adamw)
+    optimiser = build_optimisers(module, config, accelerator.prepare_optimizer)
     ema = Ema(module, loop.ema_decay)
     step = restore(checkpoints, module, optimiser, ema) if resume else 0
     if main:
@@ -127,8 +102,7 @@ def train(
     progress = Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main)
     saved = step
     while step < loop.steps and not _time_is_up(accelerator, stop_at):
-        for group, factor in zip(optimiser.param_groups, factors, strict=True):
-            group["lr"] = factor * learning_rate(config, step, loop.steps)
+        optimiser.set_learning_rate(learning_rate(config, step, loop.steps))
         key = StepKey(loop.seed, step, indices, loop.batch_size)
         seed_modules(key)
         with accelerator.autocast():
@@ -144,7 +118,7 @@ def train(
         average_gradients(parameters)
         accelerator.clip_grad_norm_(parameters, config.clip)
         optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         ema.update(module, step)
         step += 1
         progress.update(step, {"loss": value, **figures}, every=loop.log_every)

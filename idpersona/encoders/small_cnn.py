@@ -1,6 +1,6 @@
-"""The small convolutional network behind the embedded classifiers and the identity judge.
+"""The small convolutional network behind the embedded classifiers, the identity judge and the latent encoder.
 
-A plain residual network (He et al., arXiv:1512.03385) at 64x64, small enough to be shipped and to run in
+A plain residual network (He et al., arXiv:1512.03385), small enough to be shipped and to run in
 milliseconds on a CPU. What it is trained for is said by its configuration, not by its class.
 """
 
@@ -33,15 +33,20 @@ class _Block(nn.Module):
 
 
 class SmallFaceCNN(ModelMixin, ConfigMixin):
-    """Pictures float [B, 3, 64, 64] in [-1, 1] (RGB) -> outputs float [B, out_dim].
+    """Pictures float [B, in_channels, side, side] -> outputs float [B, out_dim].
+
+    As it stands for RGB pictures of 64 pixels in [-1, 1]; for latents 16 wide with ``in_channels`` 8,
+    ``side`` 16 and ``stem_stride`` 1.
 
     Args:
         out_dim: length of the output (logits of ``labels``, or an embedding).
-        widths: channels of the four stages (64 -> 32 -> 16 -> 8 -> 4 pixels; the stem halves first).
+        widths: channels of the stages, each half as wide as the one before (32, 16, 8, 4 pixels).
         blocks: residual blocks per stage.
         labels: names of the outputs of a classifier, else empty.
-        task: ``"attributes"`` or ``"identity"``; for the reader of the file.
+        task: ``"attributes"``, ``"identity"`` or ``"descriptor"``; for the reader of the file.
         metrics: figures measured on validation people, for the reader of the file.
+        in_channels, side: of what goes in.
+        stem_stride: of the first convolution; 2 halves before the first stage.
     """
 
     @register_to_config
@@ -53,10 +58,15 @@ class SmallFaceCNN(ModelMixin, ConfigMixin):
         labels: Sequence[str] = (),
         task: str = "attributes",
         metrics: dict | None = None,
+        in_channels: int = 3,
+        side: int = 64,
+        stem_stride: int = 2,
     ):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            nn.Conv2d(in_channels, widths[0], 3, stem_stride, 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
         )
         layers: list[nn.Module] = []
         channels = widths[0]
@@ -65,8 +75,9 @@ class SmallFaceCNN(ModelMixin, ConfigMixin):
                 layers.append(_Block(channels, width, 2 if stage and block == 0 else 1))
                 channels = width
         self.body = nn.Sequential(*layers)
-        # The 4x4 map is kept, not averaged: where something is matters for a face in a known place.
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels * 16, out_dim))
+        # The last map is kept, not averaged: where something is matters for a face in a known place.
+        left = side // stem_stride // 2 ** (len(widths) - 1)
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels * left**2, out_dim))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(self.stem(pictures)))

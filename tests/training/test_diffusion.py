@@ -70,7 +70,7 @@ def test_everything_learns_and_nothing_else_does(build):
     parameters = dict(objective.trained.named_parameters())
     assert touched(objective) == set(parameters)
     assert {name.split(".")[0] for name in parameters} == BASE | ADAPTER
-    assert all(p.grad is None for p in objective.vae.parameters())
+    assert all(p.grad is None for p in objective.latents.parameters())
 
 
 def test_without_identity_the_base_learns_alone(build):
@@ -108,6 +108,49 @@ def test_what_it_starts_from_must_be_there(build, tmp_path):
         build(init_from=str(tmp_path / "none"))
     with pytest.raises(BadInput, match="init_from"):
         build(base=False)
+
+
+@pytest.fixture(scope="session")
+def reader_run(vae_run, tmp_path_factory, recipe_writer):
+    """A trained tiny reader of descriptors from latents."""
+    objective = {"kind": "latent-descriptor", "vae": str(vae_run / "vae"), "widths": [8, 8, 8], "blocks": 1}
+    return run_recipe(recipe_writer(tmp_path_factory.mktemp("runs"), "latent-descriptor", objective))
+
+
+def test_the_identity_loss_adds_how_unlike_the_person_the_estimate_is(build, reader_run):
+    reader = str(reader_run / "model")
+    key = StepKey(0, 0, range(8), 8)
+    (plain, _), (with_loss, figures) = (
+        build().loss(key),
+        build(latent_descriptor=reader, likeness=0.3).loss(key),
+    )
+    assert 0 < figures["unlike"] < 2
+    assert float(with_loss - plain) == pytest.approx(0.3 * 4 / 8 * figures["unlike"], rel=1e-3)
+    objective = build(latent_descriptor=reader)
+    latents = objective.latents(objective.data.batch(key).pictures)
+    weight = torch.ones(8)
+    assert float(objective._unlike(latents, latents, weight)) == pytest.approx(0, abs=1e-6)
+    others = objective._unlike(latents.roll(1, 0), latents, weight)
+    assert float(others) > 1e-3
+    assert float(objective._unlike(latents.roll(1, 0), latents, weight / 2)) == pytest.approx(
+        float(others) / 2
+    )
+
+
+def test_the_identity_loss_reaches_the_generator_and_not_the_reader(build, reader_run):
+    objective = build(latent_descriptor=str(reader_run / "model"))
+    latents = objective.latents(objective.data.batch(StepKey(0, 0, range(8), 8)).pictures)
+    estimate = latents.roll(1, 0).requires_grad_()
+    objective._unlike(estimate, latents, torch.ones(8)).backward()
+    assert float(estimate.grad.abs().max()) > 0
+    assert touched(objective) == {name for name, _ in objective.trained.named_parameters()}
+    assert not objective.reader.training
+    assert all(p.grad is None for p in objective.reader.parameters())
+
+
+def test_a_missing_reader_names_the_recipe_that_makes_it(build, tmp_path):
+    with pytest.raises(MissingWeights, match="idpersona train latent-descriptor"):
+        build(latent_descriptor=str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("size", [8, 16])

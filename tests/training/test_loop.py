@@ -14,7 +14,7 @@ from idpersona.errors import BadInput, CheckpointError
 from idpersona.training.checkpoints import latest_checkpoint
 from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.keyed import StepKey
-from idpersona.training.loop import learning_rate, parameter_groups, train
+from idpersona.training.loop import learning_rate, train
 
 
 class Line:
@@ -148,17 +148,6 @@ def test_learning_rate_warms_up_holds_and_falls():
     rates = [learning_rate(config, s, 100) for s in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[49] == 1.0
     assert all(a >= b for a, b in itertools.pairwise(rates[50:])) and rates[-1] < 0.02
-
-
-def test_factors_slow_the_named_parts_only():
-    config = OptimiserConfig(lr=1.0, lr_factors={"2": 0.25})
-    groups = parameter_groups(Line().trained, config)
-    assert {g["factor"]: len(g["params"]) for g in groups} == {1.0: 2, 0.25: 2}
-
-
-def test_a_factor_on_nothing_is_refused():
-    with pytest.raises(BadInput, match="texts"):
-        parameter_groups(Line().trained, OptimiserConfig(lr_factors={"texts": 0.5}))
 
 
 def test_what_a_sample_sees_does_not_depend_on_who_computes_it():

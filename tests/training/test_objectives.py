@@ -20,6 +20,7 @@ from idpersona.training.data.split import half_of_people
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives import build_objective
 from idpersona.training.objectives.autoencoder import reconstruction_loss
+from idpersona.training.objectives.latent_descriptor import corrupt
 from idpersona.training.run import run_recipe
 
 VAE = {"kind": "autoencoder", "channels": 8, "latent_channels": 4}
@@ -173,3 +174,31 @@ def test_jitter_keeps_size_and_kind_and_changes_something():
         assert changed.shape == picture.shape and changed.dtype == np.uint8
         assert np.array_equal(changed, jitter(picture, np.random.default_rng(seed)))
         assert not np.array_equal(changed, picture)
+
+
+def test_the_reader_learns_who_is_in_the_latents(vae_run, tmp_path, recipe_writer):
+    settings = {"kind": "latent-descriptor", "vae": str(vae_run / "vae"), "widths": [8, 8, 8], "blocks": 1}
+    loop = {"steps": 25, "batch_size": 16, "ema_decay": 0.5, "save_every": 100}
+    path = recipe_writer(tmp_path, "reader", settings, loop=loop, optimiser={"lr": 0.01, "warmup_steps": 5})
+    objective = build_objective(load_recipe(path))
+    key = StepKey(1, 0, range(32), 32)
+    with torch.no_grad():
+        before = float(objective.loss(key)[0])
+    run = run_recipe(path)
+    network = SmallFaceCNN.from_pretrained(run / "model").eval()
+    assert network.config["task"] == "descriptor"
+    assert -1 <= network.config["metrics"]["validation_cosine"] <= 1
+    objective.trained.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert float(objective.loss(key)[0]) < 0.8 * before
+    assert all(p.grad is None for p in objective.latents.parameters())
+
+
+def test_every_other_latent_is_spoilt_and_the_same_way_each_time():
+    latents = torch.randn(64, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    key = StepKey(0, 3, range(64), 64)
+    spoilt = corrupt(latents, key)
+    changed = (spoilt != latents).flatten(1).any(1)
+    assert 20 < int(changed.sum()) < 44
+    assert torch.equal(spoilt, corrupt(latents, key))
+    assert torch.equal(spoilt[32:], corrupt(latents[32:], StepKey(0, 3, range(32, 64), 64)))

@@ -8,7 +8,7 @@ from idpersona.errors import UnknownName
 from idpersona.training.config import Recipe, parse
 from idpersona.training.loop import Objective
 
-KINDS = ("autoencoder", "attributes", "identity-judge", "diffusion")
+KINDS = ("autoencoder", "attributes", "identity-judge", "latent-descriptor", "diffusion")
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -32,6 +32,13 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.judge import JudgeConfig, JudgeObjective
 
         return JudgeObjective(config(JudgeConfig))
+    if kind == "latent-descriptor":
+        from idpersona.training.objectives.latent_descriptor import (
+            LatentDescriptorConfig,
+            LatentDescriptorObjective,
+        )
+
+        return LatentDescriptorObjective(config(LatentDescriptorConfig))
     if kind == "diffusion":
         from idpersona.training.objectives.diffusion import DiffusionConfig, DiffusionObjective
 

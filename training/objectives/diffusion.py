@@ -3,25 +3,28 @@
 Loss: v-prediction with the SNR + 1 weight of Salimans & Ho (arXiv:2202.00512), its SNR clamped as in min-SNR
 (Hang et al., arXiv:2303.09556). With ``identity`` a share of every batch also sees who is in the picture,
 through InstantID's projector, cross-attention and IdentityNet (arXiv:2401.07519): the descriptor is read from
-*other* photos of the same person, so that copying the reference cannot pay.
+*other* photos of the same person, so that copying the reference cannot pay. With ``latent_descriptor`` these
+samples carry an identity loss on the estimated clean latents besides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import BadInput
 from idpersona.training.keyed import StepKey
+from idpersona.training.latents import Latents
 from idpersona.training.objectives.diffusion_data import PERIOD, DiffusionData
 from idpersona.training.objectives.diffusion_models import build_base, build_identity, export_base, predict
 from idpersona.training.weights import channels_last, require_folder
@@ -52,6 +55,9 @@ class DiffusionConfig(BaseModel):
         identity_drop, both_drop: shares of the identity samples with a zero vector, and with neither.
         min_snr: gamma of ``loss_weight``.
         labeler: folder of the attribute classifier that captions photos without attributes, or null.
+        latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
+        likeness: weight of the identity loss that it gives: how far the descriptor of the estimated clean
+            latents lies from that of the photo (1 - cosine), for samples with a person.
         wide: share of samples in a framing from the whole range of poses.
         channels, layers: of the fresh UNet, whose heads are 32 wide; with ``init_from`` unused, as are the
             following.
@@ -70,6 +76,8 @@ class DiffusionConfig(BaseModel):
     both_drop: float = Field(0.05, ge=0, lt=1)
     min_snr: float = Field(5.0, gt=0)
     labeler: str | None = None
+    latent_descriptor: str | None = None
+    likeness: float = Field(0.1, ge=0)
     wide: float = Field(0.35, ge=0, le=1)
     channels: tuple[int, ...] = (128, 192, 224)
     layers: int = 1
@@ -104,15 +112,17 @@ class DiffusionObjective:
         self.config = config
         if not config.base and not init_from:
             raise BadInput("objective.base is false: init_from must name the run whose base stays as it is")
-        vae_folder = require_folder(config.vae, "autoencoder", "mini-vae")
+        self.latents = Latents(config.vae)
+        self.reader = None
+        if config.latent_descriptor:
+            folder = require_folder(config.latent_descriptor, "reader of descriptors", "latent-descriptor")
+            self.reader = channels_last(SmallFaceCNN.from_pretrained(folder).eval().requires_grad_(False))
         tokenizer = None
         if init_from:
             folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini")
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.data = DiffusionData(config, tokenizer)
-        vae = AutoencoderTiny.from_pretrained(vae_folder, torch_dtype=torch.float32)
-        self.vae = channels_last(vae.eval().requires_grad_(False))
-        self.base = build_base(config, self.data.tokenizer, self.vae, init_from)
+        self.base = build_base(config, self.data.tokenizer, self.latents.vae, init_from)
         self.adapter = (
             build_identity(config, self.base.unet, self.data.faces.descriptors, init_from)
             if config.identity
@@ -135,10 +145,7 @@ class DiffusionObjective:
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
         device = self.base.unet.device
         batch = self.data.batch(key).to(device)
-        with torch.no_grad():
-            pictures = batch.pictures.contiguous(memory_format=torch.channels_last)
-            latents = self.vae.to(device).encode(pictures, return_dict=False)[0].float()  # type: ignore[call-arg]
-            latents = latents * self.vae.config["scaling_factor"]
+        latents = self.latents(batch.pictures)
         noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE).to(device)
         alpha = self.alphas.to(device)[batch.timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -150,13 +157,32 @@ class DiffusionObjective:
             prediction = predict(unet, self.adapter, noisy, context, batch)
         else:
             prediction = unet(noisy, batch.timesteps, context, return_dict=False)[0]
-        error = (prediction.float() - target).square().mean(dim=(1, 2, 3))
+        prediction = prediction.float()
+        error = (prediction - target).square().mean(dim=(1, 2, 3))
         snr = (alpha / (1 - alpha)).view(-1)
         weight = loss_weight(snr, self.config.min_snr)
         figures = {"mse": float(error.mean().detach())}
         if 0 < batch.people < len(error):
             figures["with_identity"] = float(error[: batch.people].mean().detach())
-        return (weight * error).mean(), figures
+        loss = (weight * error).mean()
+        if self.reader and batch.people:
+            estimate = alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
+            people = slice(batch.people)
+            unlike = self._unlike(estimate[people], latents[people], alpha[people].sqrt().view(-1))
+            figures["unlike"] = float(unlike.detach())
+            loss = loss + self.config.likeness * batch.people / len(error) * unlike
+        return loss, figures
+
+    def _unlike(self, estimate: Tensor, latents: Tensor, weight: Tensor) -> Tensor:
+        """How little the faces of ``estimate`` are those of ``latents``: 1 - cosine of their descriptors.
+
+        ``weight`` [B] counts an estimate as far as it is made of signal; the mean over all rows.
+        """
+        reader = cast(SmallFaceCNN, self.reader).to(latents.device)
+        with torch.no_grad():
+            wanted = reader(latents).float()
+        cosine = F.cosine_similarity(reader(estimate).float(), wanted)
+        return (weight * (1 - cosine)).mean()
 
     def export(self, folder: Path) -> None:
         """Write the base as a stock pipeline folder ``base`` and InstantID as ``instantid``."""

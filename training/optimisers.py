@@ -1,0 +1,135 @@
+"""The optimiser of a run: AdamW for everything, or Muon for the weight matrices and AdamW for the rest.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) orthogonalises the momentum of a matrix,
+so that its rare directions move as fast as its common ones; its step is scaled to AdamW's (Liu et al.,
+arXiv:2502.16982), hence one learning rate serves both. A convolution counts as the matrix [out, everything
+else].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idpersona.errors import BadInput
+from idpersona.training.config import OptimiserConfig
+
+SMALLEST = 32
+"""Matrices with a shorter side (first and last layers, heads) are left to AdamW, as Muon's authors advise."""
+SHARES = 4
+"""Into how many optimisers Muon's matrices are dealt, so that as many CPU cores can work side by side."""
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to: the first component of its name."""
+    return name.split(".")[0]
+
+
+def build_optimisers(
+    module: nn.Module, config: OptimiserConfig, prepare: Callable[[torch.optim.Optimizer], Any]
+) -> Optimisers:
+    """The optimisers of ``module``'s trained parameters, each passed through ``prepare``.
+
+    Raises BadInput when ``lr_factors`` or ``muon`` names a part that has no trained parameter.
+    """
+    trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    parts = {part_of(name) for name in trained}
+    for field, named in (("lr_factors", set(config.lr_factors)), ("muon", set(config.muon))):
+        if unused := sorted(named - parts):
+            raise BadInput(f"optimiser.{field}: nothing is trained in {', '.join(unused)}")
+    matrices = {n: p for n, p in trained.items() if part_of(n) in config.muon and _suits_muon(p)}
+    rest = {n: p for n, p in trained.items() if n not in matrices}
+    optimisers: list[torch.optim.Optimizer] = []
+    aliases: list[tuple[nn.Parameter, nn.Parameter]] = []
+    if rest:
+        optimisers.append(
+            torch.optim.AdamW(
+                _groups(rest.items(), config),
+                lr=config.lr,
+                betas=config.betas,
+                weight_decay=config.weight_decay,
+                fused=True,
+            )
+        )
+    if matrices:
+        flat = {name: nn.Parameter(_matrix(p.detach(), p)) for name, p in matrices.items()}
+        aliases = [(p, flat[name]) for name, p in matrices.items()]
+        for n in range(min(SHARES, len(flat))):
+            optimisers.append(
+                torch.optim.Muon(
+                    _groups(list(flat.items())[n::SHARES], config),
+                    lr=config.lr,
+                    weight_decay=config.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+    return Optimisers([prepare(o) for o in optimisers], aliases)
+
+
+class Optimisers:
+    """Several optimisers that take their steps together."""
+
+    def __init__(self, optimisers: list[Any], aliases: list[tuple[nn.Parameter, nn.Parameter]]):
+        """``aliases``: parameter and the matrix over the same memory that one of the optimisers moves."""
+        self._optimisers = optimisers
+        self._aliases = aliases
+        # Kept beside the groups, which are those of the checkpoint after a resumption.
+        self._factors = [[group["factor"] for group in o.param_groups] for o in optimisers]
+
+    def set_learning_rate(self, lr: float) -> None:
+        """``lr`` times each group's factor."""
+        for optimiser, factors in zip(self._optimisers, self._factors, strict=True):
+            for group, factor in zip(optimiser.param_groups, factors, strict=True):
+                group["lr"] = lr * factor
+
+    def step(self) -> None:
+        for parameter, matrix in self._aliases:
+            matrix.grad = None if parameter.grad is None else _matrix(parameter.grad, parameter)
+        threads = torch.get_num_threads()
+        if threads == 1 or any(p.is_cuda for p, _ in self._aliases):
+            for optimiser in self._optimisers:
+                optimiser.step()
+            return
+        # On a CPU the matrices are too small for several cores to work on one: each core takes whole ones.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for done in [pool.submit(o.step) for o in self._optimisers]:
+                done.result()
+        torch.set_num_threads(threads)
+
+    def zero_grad(self) -> None:
+        for parameter, matrix in self._aliases:
+            parameter.grad = matrix.grad = None
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [o.state_dict() for o in self._optimisers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimiser, state in zip(self._optimisers, states, strict=True):
+            optimiser.load_state_dict(state)
+
+
+def _suits_muon(parameter: Tensor) -> bool:
+    return parameter.ndim in (2, 4) and min(parameter.shape[0], parameter[0].numel()) >= SMALLEST
+
+
+def _matrix(value: Tensor, parameter: Tensor) -> Tensor:
+    """``value`` [out, ...] as [out, everything else], its columns in the order of ``parameter``'s memory.
+
+    Over the same memory where ``value`` lies there as ``parameter`` does.
+    """
+    if parameter.ndim == 4 and not parameter.is_contiguous():
+        value = value.permute(0, 2, 3, 1)
+    return value.reshape(value.shape[0], -1)
+
+
+def _groups(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimiserConfig) -> list[dict[str, Any]]:
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        groups.setdefault(config.lr_factors.get(part_of(name), 1.0), []).append(parameter)
+    return [{"params": p, "factor": factor} for factor, p in groups.items()]
