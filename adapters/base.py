@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -81,6 +82,13 @@ class Adapter:
 
         return read_identity(photos, encoder=self.encoders, **options)
 
+    def canvas(self, photo: tuple[int, int]) -> tuple[int, int] | None:
+        """Width and height in pixels for a picture in the pose of a photo of that width and height.
+
+        None where these weights have no rule of their own and the base's size is right.
+        """
+        return None
+
     @property
     def device(self) -> torch.device:
         return next(next(iter(self.parts.values())).parameters()).device
@@ -112,10 +120,20 @@ class Adapter:
         }
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for name, part in self.parts.items():
-                part.save_pretrained(target / name, safe_serialization=True)  # type: ignore[operator]
-            # Last, so that a folder that is only half written is not taken for an adapter.
-            (target / "adapter.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+            with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as place:
+                new, old = Path(place, "new"), Path(place, "old")
+                old.mkdir()
+                for name, part in self.parts.items():
+                    part.save_pretrained(new / name, safe_serialization=True)  # type: ignore[operator]
+                (new / "adapter.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+                # All is on the disk now. The head goes first and comes last, so that a mixture of two
+                # adapters is never taken for one.
+                (target / "adapter.json").unlink(missing_ok=True)
+                for name in self.parts:
+                    if (target / name).exists():
+                        (target / name).rename(old / name)
+                    (new / name).rename(target / name)
+                (new / "adapter.json").rename(target / "adapter.json")
         except OSError as error:
             raise OutputError(f"cannot write the adapter to {target}: {error}") from error
         return target

@@ -24,6 +24,7 @@ from idpersona.adapters.instantid.modules import IdentityCrossAttention, Instant
 from idpersona.adapters.instantid.pose import PoseDrawer
 from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
+from idpersona.keypoints import resize_sizes
 from idpersona.seams.call import Call
 from idpersona.seams.cross import cross_layers
 from idpersona.seams.mask import as_mask
@@ -31,6 +32,9 @@ from idpersona.seams.residual import ControlNetBranch
 from idpersona.seams.scale import check_scale, check_window
 from idpersona.seams.scope import attach_scope, denoiser
 from idpersona.seams.tokens import TokenBranch
+
+SD15_CONTEXT = 768
+"""Width of the text context of the SD1.5 family."""
 
 
 class InstantID(Adapter):
@@ -78,6 +82,17 @@ class InstantID(Adapter):
 
     def config_dict(self) -> dict[str, Any]:
         return self.config.to_dict()
+
+    def canvas(self, photo: tuple[int, int]) -> tuple[int, int] | None:
+        config = self.config
+        if config.framing is not None:  # trained on one framing, hence on one size
+            return None
+        return resize_sizes(
+            photo,
+            max_side=config.resize_max_side,
+            min_side=config.resize_min_side,
+            base=config.resize_multiple,
+        )[1]
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
@@ -128,6 +143,8 @@ class InstantID(Adapter):
             lacking = "image_proj" if found.projector is None else "ip_adapter"
             raise CheckpointError(f"{path} holds only a part of InstantID: {lacking} is missing")
         sizes = {key: found.projector.config[key] for key in InstantIDConfig().projector_sizes()}
+        if sizes["output_dim"] == SD15_CONTEXT:  # half the pixels of SDXL each way
+            fields = {"resize_max_side": 640, "resize_min_side": 512, **fields}
         config = dataclasses.replace(InstantIDConfig(**sizes), **fields)
         return cls(found.projector, found.cross_attention, identitynet or found.identitynet, config)
 

@@ -26,7 +26,8 @@ class InstantIDConfig:
         framing_freedom: (smallest size, largest size, shift) relative to ``framing`` that the base was
             trained on; a pose photo places the face as it has it, within these. None: anywhere.
         kps_radius, kps_stick_width: pixels, size of the key points and limbs that are drawn.
-        resize_max_side, resize_min_side, resize_multiple: pixels, the rule for pose pictures.
+        resize_max_side, resize_min_side, resize_multiple: pixels, how large a picture in the pose of a photo
+            becomes (:func:`~idpersona.keypoints.resize_sizes`).
     """
 
     encoder: str = "antelopev2"

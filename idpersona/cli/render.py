@@ -15,6 +15,7 @@ from idpersona.cli.output import Progress, note, quiet_libraries, spinner
 from idpersona.cli.prepare import Job, weights_record
 from idpersona.cli.weights import needed_weights
 from idpersona.errors import BadInput
+from idpersona.identity import Identity
 from idpersona.provenance import write_pngs
 from idpersona.safety import check_picture
 
@@ -28,7 +29,7 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     device, pipe, adapters = _load(job)
     import torch
 
-    width, height = job.size or native_size(pipe)
+    width, height = job.size or canvas(pipe, [a for a, _ in adapters], job.pose)
     _safety_checker(pipe, job)
     for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
         note_cut(pipe, text, option)
@@ -110,8 +111,12 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def native_size(pipe: Any) -> tuple[int, int]:
-    """Width and height in pixels that the base was made for."""
+def canvas(pipe: Any, adapters: Sequence[Any], pose: Identity | None) -> tuple[int, int]:
+    """Width and height in pixels: an adapter's rule for the pose photo, else what the base was made for."""
+    if pose is not None and pose.image_size is not None:
+        for adapter in adapters:
+            if size := adapter.canvas(pose.image_size):
+                return size
     sample = pipe.unet.config.sample_size
     height, width = (sample, sample) if isinstance(sample, int) else sample
     return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor

@@ -41,11 +41,13 @@ def similarity_transform(src: object, dst: object) -> np.ndarray:
     return np.concatenate([matrix, (mean_b - matrix @ mean_a)[:, None]], axis=1)
 
 
-def align(image: Image.Image, keypoints: object, size: int = 112) -> Image.Image:
+def align(
+    image: Image.Image, keypoints: object, size: int = 112, *, repeat_edges: bool = False
+) -> Image.Image:
     """Crop a face to ``size`` x ``size`` pixels with its keypoints at :data:`ARCFACE_TEMPLATE`.
 
-    Parts beyond the photo are black. For sizes that are multiples of 128 the template is centred in a wider
-    frame, as InsightFace does.
+    Parts beyond the photo are black, or with ``repeat_edges`` its edge pixels. For sizes that are multiples
+    of 128 the template is centred in a wider frame, as InsightFace does.
 
     Raises:
         BadInput: keypoints that cannot be aligned, or a size below 16.
@@ -60,6 +62,7 @@ def align(image: Image.Image, keypoints: object, size: int = 112) -> Image.Image
         template = ARCFACE_TEMPLATE * (size / 112)
     matrix = similarity_transform(keypoints, template)
     pixels = np.asarray(image.convert("RGB"))
+    border = cv2.BORDER_REPLICATE if repeat_edges else cv2.BORDER_CONSTANT
     return Image.fromarray(
-        cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
+        cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from idpersona.encoders.alignment import ARCFACE_TEMPLATE, similarity_transform
+from idpersona.encoders.alignment import align
 from idpersona.errors import UnknownName
 from idpersona.eval.weights import development_weight, weights_sha256
 from idpersona.registry import locate
@@ -58,17 +58,8 @@ class Judge:
         return np.concatenate(rows) if rows else np.zeros((0, 0), np.float32)
 
     def _crop(self, image: Image.Image, points: np.ndarray) -> np.ndarray:
-        import cv2
-
-        matrix = similarity_transform(points, ARCFACE_TEMPLATE * (self.size / 112))
         # Edge pixels are repeated: beyond a close crop lies nothing, and black would count as evidence.
-        whole = cv2.warpAffine(
-            np.asarray(image.convert("RGB")),
-            matrix,
-            (self.size, self.size),
-            flags=cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        whole = np.asarray(align(image, points, self.size, repeat_edges=True))
         return whole[:, self.columns[0] : self.columns[1]]
 
 

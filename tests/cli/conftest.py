@@ -89,7 +89,8 @@ def tiny(tmp_path_factory) -> Path:
     cross = IdentityCrossAttention.from_unet(parts["unet"])
     for weight in cross.parameters():
         torch.nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
-    config = InstantIDConfig(encoder="dlib", kps_radius=3, kps_stick_width=1, **sizes)
+    pictures = {"resize_max_side": 64, "resize_min_side": 64, "resize_multiple": 16}
+    config = InstantIDConfig(encoder="dlib", kps_radius=3, kps_stick_width=1, **pictures, **sizes)
     InstantID(InstantIDProjector(**sizes), cross, parts["controlnet"], config).save_pretrained(
         folder / "adapter"
     )

@@ -48,6 +48,18 @@ def test_progress_is_plain_lines_without_a_terminal(draw, tmp_path):
     assert "\r" not in err
 
 
+def test_a_picture_in_the_pose_of_a_photo_has_its_proportions(draw, tmp_path):
+    from idpersona.images import open_photo
+
+    open_photo("sample:astronaut").crop((0, 0, 512, 400)).save(tmp_path / "wide.png")
+    pose = ("--pose", tmp_path / "wide.png", "--steps", 1)
+    draw(*pose, "-o", tmp_path / "a.png").done()
+    assert pixels(tmp_path / "a.png").shape == (48, 64, 3)
+    assert read_settings(tmp_path / "a.png")["height"] == 48
+    draw(*pose, "--size", "64x64", "-o", tmp_path / "b.png").done()
+    assert pixels(tmp_path / "b.png").shape == (64, 64, 3)
+
+
 def test_from_repeats_exactly_elsewhere(draw, run, tmp_path):
     draw("--seed", 5, "--pose", "sample:astronaut", "-o", tmp_path / "a.png").done()
     (tmp_path / "other").mkdir()

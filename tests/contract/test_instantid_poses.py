@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.pose import PoseDrawer, is_drawing
 from idpersona.errors import BadInput
@@ -91,3 +92,15 @@ def test_poses_that_are_refused() -> None:
     ):
         with pytest.raises(BadInput):
             PoseDrawer(pose, people, CONFIG, _unread)
+
+
+def test_the_size_of_a_picture_in_a_photos_pose() -> None:
+    """The published rule for SDXL; half of it for the SD1.5 layout; the base's own size with one framing."""
+    for config, expected in (
+        (InstantIDConfig(), (1280, 960)),
+        (InstantIDConfig(resize_max_side=640, resize_min_side=512), (640, 448)),
+        (InstantIDConfig(framing=(0.3, 0.47)), None),
+    ):
+        adapter = InstantID.__new__(InstantID)
+        adapter.config = config
+        assert adapter.canvas((800, 600)) == expected

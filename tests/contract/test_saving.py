@@ -108,6 +108,35 @@ def test_saving_where_nothing_can_be_written(row: Any, tmp_path: Path) -> None:
         row.adapter.save_pretrained(tmp_path / "file")
 
 
+def test_an_interrupted_save_leaves_what_was_there(
+    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row.adapter.save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    last = list(row.adapter.parts.values())[-1]
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    parameters = [p for part in row.adapter.parts.values() for p in part.parameters()]
+    kept = [p.detach().clone() for p in parameters]
+    for parameter in parameters:
+        parameter.data.add_(1.0)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(last, "save_pretrained", full)
+            with pytest.raises(OutputError, match="No space left"):
+                row.adapter.save_pretrained(tmp_path)
+        after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        assert after == before
+        row.adapter.save_pretrained(tmp_path)
+        assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(before)
+        assert _first_weights(tmp_path).read_bytes() != before[_first_weights(tmp_path)]
+    finally:
+        for parameter, value in zip(parameters, kept, strict=True):
+            parameter.data.copy_(value)
+
+
 def test_unknown_names() -> None:
     with pytest.raises(UnknownName, match="instantid"):
         load_adapter("instantidd")

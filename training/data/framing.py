@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from idpersona.encoders.alignment import similarity_transform
+
 SIDE = 128
 EYE_DISTANCE = 0.30
 EYE_LINE = 0.47
@@ -53,7 +55,7 @@ def frame_matrix(
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     target = _MEAN_FACE * (EYE_DISTANCE * size * scale) @ rotation.T
     target = target + np.array([(0.5 + shift[0]) * size, (EYE_LINE + shift[1]) * size])
-    matrix = _similarity(source, target)
+    matrix = similarity_transform(source, target)
     if flip:
         matrix = np.array([[-1.0, 0.0, size - 1.0], [0.0, 1.0, 0.0]]) @ np.vstack([matrix, [0.0, 0.0, 1.0]])
     return matrix
@@ -88,12 +90,3 @@ def flip_points(points: np.ndarray) -> np.ndarray:
     """Exchange left and right in five points [5, 2] whose picture was mirrored."""
     return points[[1, 0, 2, 4, 3]]
 
-
-def _similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least-squares rotation, uniform scale and shift [2, 3] without reflection."""
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    a = (source - source_mean) @ np.array([1.0, 1.0j])
-    b = (target - target_mean) @ np.array([1.0, 1.0j])
-    turn = (b * a.conj()).sum() / max(float((abs(a) ** 2).sum()), 1e-12)
-    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return np.column_stack([linear, target_mean - linear @ source_mean])

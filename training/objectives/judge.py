@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from idpersona.encoders.alignment import ARCFACE_TEMPLATE, similarity_transform
+from idpersona.encoders.alignment import align
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import BadInput
 from idpersona.training.data.faces import FaceData
@@ -107,8 +107,5 @@ def aligned(faces: FaceData, row: int, rng: np.random.Generator | None = None) -
     if rng is not None:
         spread = 0.02 * np.linalg.norm(points[1] - points[0])
         points = points + rng.normal(0, spread, size=(5, 2))
-    side = CLASSIFIER_SIDE
-    matrix = similarity_transform(points, ARCFACE_TEMPLATE * (side / 112))
-    return cv2.warpAffine(
-        faces.photo(row), matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    photo = Image.fromarray(faces.photo(row))
+    return np.asarray(align(photo, points, CLASSIFIER_SIDE, repeat_edges=True))
