@@ -32,9 +32,11 @@ class OptimiserConfig(_Strict):
     cooldown: Annotated[float, Field(ge=0, le=1)] = 0.2
     clip: Annotated[float, Field(gt=0)] = 1.0
     lr_factors: dict[str, Annotated[float, Field(gt=0)]] = {}
-    """Part of the model -> factor on its learning rate, for example ``{text_encoder: 0.25}``."""
+    """Part of the model -> factor on its learning rate, for example ``{text_encoder: 0.25}``. A part is the
+    beginning of a parameter's name; of several the longest counts.
+    """
     muon: tuple[str, ...] = ()
-    """Parts of the model, for example ``[unet]``."""
+    """Parts of the model, for example ``[unet, identitynet.down_blocks]``."""
 
 
 class LoopConfig(_Strict):

@@ -24,11 +24,6 @@ SHARES = 4
 """Into how many optimisers Muon's matrices are dealt, so that as many CPU cores can work side by side."""
 
 
-def part_of(name: str) -> str:
-    """The part of the model that a parameter belongs to: the first component of its name."""
-    return name.split(".")[0]
-
-
 def build_optimisers(
     module: nn.Module, config: OptimiserConfig, prepare: Callable[[torch.optim.Optimizer], Any]
 ) -> Optimisers:
@@ -37,11 +32,10 @@ def build_optimisers(
     Raises BadInput when ``lr_factors`` or ``muon`` names a part that has no trained parameter.
     """
     trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    parts = {part_of(name) for name in trained}
-    for field, named in (("lr_factors", set(config.lr_factors)), ("muon", set(config.muon))):
-        if unused := sorted(named - parts):
+    for field, parts in (("lr_factors", config.lr_factors), ("muon", config.muon)):
+        if unused := sorted(part for part in parts if not any(_part_of(n, [part]) for n in trained)):
             raise BadInput(f"optimiser.{field}: nothing is trained in {', '.join(unused)}")
-    matrices = {n: p for n, p in trained.items() if part_of(n) in config.muon and _suits_muon(p)}
+    matrices = {n: p for n, p in trained.items() if _part_of(n, config.muon) and _suits_muon(p)}
     rest = {n: p for n, p in trained.items() if n not in matrices}
     optimisers: list[torch.optim.Optimizer] = []
     aliases: list[tuple[nn.Parameter, nn.Parameter]] = []
@@ -114,6 +108,11 @@ class Optimisers:
             optimiser.load_state_dict(state)
 
 
+def _part_of(name: str, parts: Iterable[str]) -> str | None:
+    """The longest of ``parts`` that a parameter's name starts with, component by component."""
+    return max((p for p in parts if f"{name}.".startswith(f"{p}.")), key=len, default=None)
+
+
 def _suits_muon(parameter: Tensor) -> bool:
     return parameter.ndim in (2, 4) and min(parameter.shape[0], parameter[0].numel()) >= SMALLEST
 
@@ -131,5 +130,6 @@ def _matrix(value: Tensor, parameter: Tensor) -> Tensor:
 def _groups(parameters: Iterable[tuple[str, nn.Parameter]], config: OptimiserConfig) -> list[dict[str, Any]]:
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in parameters:
-        groups.setdefault(config.lr_factors.get(part_of(name), 1.0), []).append(parameter)
+        part = _part_of(name, config.lr_factors)
+        groups.setdefault(config.lr_factors[part] if part else 1.0, []).append(parameter)
     return [{"params": p, "factor": factor} for factor, p in groups.items()]

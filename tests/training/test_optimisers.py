@@ -93,6 +93,19 @@ def test_a_factor_scales_the_step_of_its_part():
     assert torch.allclose((module["words"].weight - before).abs(), torch.tensor(0.025), rtol=1e-3)
 
 
+def test_the_longest_name_decides():
+    module = nn.ModuleDict({"net": nn.ModuleDict({"out": nn.Linear(2, 2), "outer": nn.Linear(2, 2)})})
+    factors = {"net": 0.5, "net.out": 0.25}
+    optimisers = built(module, lr_factors=factors)
+    groups = {g["factor"]: len(g["params"]) for o in optimisers._optimisers for g in o.param_groups}
+    assert groups == {0.25: 2, 0.5: 2}
+    assert {p.data_ptr() for p in optimisers._optimisers[0].param_groups[0]["params"]} == {
+        p.data_ptr() for p in module["net"]["out"].parameters()
+    }
+    with pytest.raises(BadInput, match=r"net\.ou$"):
+        built(module, muon=("net.ou",))
+
+
 @pytest.mark.parametrize("field", [{"muon": ("unet",)}, {"lr_factors": {"unet": 0.5}}])
 def test_a_part_that_is_not_trained_is_refused(field):
     with pytest.raises(BadInput, match=f"{next(iter(field))}: nothing is trained in unet"):

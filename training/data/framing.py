@@ -19,11 +19,13 @@ SIDE = 128
 EYE_DISTANCE = 0.30
 EYE_LINE = 0.47
 
-# Mean face in units of the eye distance, origin between the eyes: left eye, right eye, nose, mouth corners.
-# Proportions of the 112x112 ArcFace template (Deng et al., arXiv:1801.07698).
-_MEAN_FACE = np.array(
+MEAN_FACE = np.array(
     [[-0.5, 0.0], [0.5, 0.0], [0.003, 0.571], [-0.407, 1.157], [0.421, 1.152]], dtype=np.float64
 )
+"""Left eye, right eye, nose, mouth corners in units of the eye distance, origin between the eyes.
+
+Proportions of the 112x112 ArcFace template (Deng et al., arXiv:1801.07698).
+"""
 
 
 class Framing(TypedDict, total=False):
@@ -53,7 +55,7 @@ def frame_matrix(
     source = np.asarray(keypoints, dtype=np.float64)
     angle = np.deg2rad(roll_degrees)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    target = _MEAN_FACE * (EYE_DISTANCE * size * scale) @ rotation.T
+    target = MEAN_FACE * (EYE_DISTANCE * size * scale) @ rotation.T
     target = target + np.array([(0.5 + shift[0]) * size, (EYE_LINE + shift[1]) * size])
     matrix = similarity_transform(source, target)
     if flip:

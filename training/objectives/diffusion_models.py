@@ -22,12 +22,13 @@ from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.seams.cross import cross_scope
 from idpersona.seams.tokens import TokenBranch
-from idpersona.training.data.framing import EYE_DISTANCE, EYE_LINE, SIDE
+from idpersona.training.data.framing import EYE_DISTANCE, EYE_LINE, MEAN_FACE, SIDE
 from idpersona.training.objectives.diffusion_data import (
     DESCRIPTOR,
     KPS_RADIUS,
     KPS_STICK_WIDTH,
     DiffusionBatch,
+    draw,
 )
 from idpersona.training.weights import channels_last, mend_vae_config
 
@@ -99,7 +100,7 @@ def build_identity(
     if folder and folder.is_dir():
         adapter = InstantID.from_pretrained(folder).to(dtype=torch.float32)
         adapter.check_fits(unet)
-        adapter.identitynet = channels_last(adapter.identitynet or _fresh_identitynet(unet))
+        adapter.identitynet = channels_last(adapter.identitynet or fresh_identitynet(unet))
         return adapter
     sizes = InstantIDConfig(
         encoder="dlib",
@@ -123,7 +124,7 @@ def build_identity(
     return InstantID(
         projector,
         IdentityCrossAttention.from_unet(unet, copy_weights=True),
-        channels_last(_fresh_identitynet(unet)),
+        channels_last(fresh_identitynet(unet)),
         sizes,
     )
 
@@ -187,10 +188,31 @@ def export_base(base: Base, schedule: Mapping[str, Any], folder: Path) -> None:
     mend_vae_config(folder / "vae")
 
 
-def _fresh_identitynet(unet: UNet2DConditionModel) -> ControlNetModel:
-    return ControlNetModel.from_unet(
+def fresh_identitynet(unet: UNet2DConditionModel) -> ControlNetModel:
+    """IdentityNet at its start: the base's own encoder, blind to the drawing and adding nothing yet."""
+    net = ControlNetModel.from_unet(
         unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 16, 32, 64)
     )
+    let_drawings_through(net)
+    return net
+
+
+@torch.no_grad()
+def let_drawings_through(net: ControlNetModel) -> None:
+    """Scale the drawing encoder's layers, one after the other, to outputs of unit spread, its last one aside.
+
+    Layer-sequential unit variance (Mishkin & Matas, arXiv:1511.06422), on a typical drawing. As diffusers
+    starts them, these eight layers leave a ten-thousandth of a drawing that is nine tenths black already:
+    measured, it was without any effect after 50,000 samples.
+    """
+    encoder: Any = net.controlnet_cond_embedding
+    points = MEAN_FACE * (EYE_DISTANCE * SIDE) + np.array([0.5, EYE_LINE]) * SIDE
+    drawing = torch.tensor(draw(points)).permute(2, 0, 1)[None].float().div(255)
+    value = drawing.to(encoder.conv_in.weight.device, encoder.conv_in.weight.dtype)
+    for layer in (encoder.conv_in, *encoder.blocks):
+        layer.bias.zero_()
+        layer.weight.div_(layer(value).std())
+        value = torch.nn.functional.silu(layer(value))
 
 
 def _pad_rows(value: Tensor, rows: int) -> Tensor:
