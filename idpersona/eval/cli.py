@@ -82,7 +82,7 @@ def identity(
     from idpersona.eval.finders import get_finder
     from idpersona.eval.identity import evaluate_identity
     from idpersona.eval.judges import get_judge
-    from idpersona.eval.photos import PhotoStore
+    from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance, scales=_numbers(scales))
     folder = _folder(output, "identity", quick)
@@ -121,8 +121,8 @@ def prompt(
     """
     from idpersona.eval.attributes import get_classifier
     from idpersona.eval.finders import get_finder
-    from idpersona.eval.photos import PhotoStore
     from idpersona.eval.prompt import evaluate_prompt
+    from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance)
     folder = _folder(output, "prompt", quick)
@@ -159,8 +159,8 @@ def pose(
     Example: idpersona eval pose --finder yunet
     """
     from idpersona.eval.finders import get_finder
-    from idpersona.eval.photos import PhotoStore
     from idpersona.eval.pose import evaluate_pose
+    from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, steps=steps, guidance=guidance)
     folder = _folder(output, "pose", quick)
@@ -186,9 +186,9 @@ def reconstruction(
     Example: idpersona eval reconstruction --base mini
     """
     from idpersona.eval.finders import get_finder
-    from idpersona.eval.photos import PhotoStore
     from idpersona.eval.reconstruction import evaluate_reconstruction
     from idpersona.pipelines import load_base
+    from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick)
     folder = _folder(output, "reconstruction", quick)

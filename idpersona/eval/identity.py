@@ -20,7 +20,6 @@ from idpersona.eval.casting import Actor, cast_actors, person_seed
 from idpersona.eval.finders import Finder
 from idpersona.eval.generation import Studio, without_identity
 from idpersona.eval.judges import Judge
-from idpersona.eval.photos import PhotoStore
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
 from idpersona.eval.scoring import IdentityScores, Sitting, people_prototypes, score, sit
@@ -28,6 +27,7 @@ from idpersona.eval.sheets import contact_sheet
 from idpersona.eval.statistics import paired_difference
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown, ranking_line
+from idpersona.training.data.archives import PhotoStore
 
 FLOOR, REAL, CEILING = "base without identity", "real photos", "real photos through the VAE"
 _ALLOWED_FALL = 0.01

@@ -11,7 +11,6 @@ from PIL import Image
 
 from idpersona.eval.autoencoder import psnr, roundtrip, ssim
 from idpersona.eval.finders import Finder
-from idpersona.eval.photos import PhotoStore
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
 from idpersona.eval.sheets import contact_sheet
@@ -19,6 +18,7 @@ from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import one_photo_each
 from idpersona.eval.tables import cell, markdown
 from idpersona.eval.weights import modules_sha256
+from idpersona.training.data.archives import PhotoStore
 
 
 def evaluate_reconstruction(

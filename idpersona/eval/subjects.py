@@ -11,9 +11,9 @@ from PIL import Image
 
 from idpersona.errors import BadInput, PhotoError
 from idpersona.eval.finders import Finder, RememberedFaces
-from idpersona.eval.photos import PhotoStore
 from idpersona.eval.progress import track
 from idpersona.eval.protocol import Protocol
+from idpersona.training.data.archives import PhotoStore
 from idpersona.training.data.framing import frame
 
 

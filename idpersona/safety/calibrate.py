@@ -12,14 +12,9 @@ pairs would pass for false matches.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import io
-import os
 import sys
-import tarfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +22,7 @@ import numpy as np
 
 from idpersona.errors import BadInput
 from idpersona.safety.thresholds import Threshold, centroid, distances, measure_of, store_threshold
+from idpersona.training.data.archives import SOURCES, PhotoStore, data_root, read_table
 
 
 @dataclass(frozen=True)
@@ -98,50 +94,33 @@ def calibrate(
     )
 
 
-def _rows(
-    data: Path, sources: Sequence[str], people: int, photos: int, seed: int
-) -> dict[str, dict[str, str]]:
-    """Chosen photos: file name -> its row of ``faces.csv.gz``."""
+def _rows(data: Path, sources: Sequence[str], people: int, photos: int, seed: int) -> list[dict[str, str]]:
+    """Rows of the photo table: so many random photos of so many random people of each source."""
     by_person: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
-    with gzip.open(data / "faces.csv.gz", "rt", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["source"] in sources:
-                by_person[row["source"], row["identity"]].append(row)
+    for row in read_table(data):
+        by_person[row["source"], row["identity"]].append(row)
     random = np.random.default_rng(seed)
-    chosen: dict[str, dict[str, str]] = {}
+    chosen = []
     for source in sources:
         keys = sorted(key for key, rows in by_person.items() if key[0] == source and len(rows) >= photos)
         for index in random.permutation(len(keys))[:people]:
             rows = by_person[keys[index]]
-            for photo in random.permutation(len(rows))[:photos]:
-                chosen[rows[photo]["file"]] = rows[photo]
+            chosen += [rows[photo] for photo in random.permutation(len(rows))[:photos]]
     return chosen
-
-
-def _photos(data: Path, wanted: dict[str, dict[str, str]]) -> Iterator[tuple[dict[str, str], bytes]]:
-    for archive in sorted(data.glob("faces_*.tar")):
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = member.name.removeprefix("./")
-                row = wanted.get(name) or wanted.get(Path(name).name)
-                content = tar.extractfile(member) if row else None
-                if row and content:
-                    yield row, content.read()
 
 
 def embed_people(data: Path, encoder: str, sources: Sequence[str], people: int, photos: int) -> list[Person]:
     """Descriptors of the largest face in the chosen photos; photos without a face are left out."""
-    from PIL import Image
-
     from idpersona.encoders import FaceEncoder, get_encoder
 
     eyes = get_encoder(encoder)
     if not isinstance(eyes, FaceEncoder):
         raise BadInput(f"encoder '{encoder}' does not read faces")
     wanted = _rows(data, sources, people, photos, seed=0)
+    store = PhotoStore(data, tuple(sources))
     found: dict[tuple[str, str, str], list[np.ndarray]] = defaultdict(list)
-    for done, (row, content) in enumerate(_photos(data, wanted)):
-        image = Image.open(io.BytesIO(content)).convert("RGB")
+    for done, row in enumerate(wanted):
+        image = store.open(row["file"])
         faces = eyes.detect(image)
         if faces:
             key = (row["source"], row["identity"], {"1": "male", "0": "female"}.get(row["Male"], ""))
@@ -156,13 +135,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = os.environ.get("IDPERSONA_DATA", "../shared/data")
     parser.add_argument(
-        "--data", type=Path, default=Path(data), help="folder with faces.csv.gz and faces_*.tar"
+        "--data", type=Path, default=data_root(), help="folder with faces.csv.gz and faces_*.tar"
     )
     parser.add_argument("--encoder", default="dlib")
     parser.add_argument(
-        "--sources", nargs="+", default=["celeba_wild", "lfw"], help="values of the column 'source'"
+        "--sources", nargs="+", default=["celeba_wild", "lfw"], choices=SOURCES, help="photo sets"
     )
     parser.add_argument("--people", type=int, default=120, help="people per source")
     parser.add_argument("--photos", type=int, default=6, help="photos per person")

@@ -92,7 +92,7 @@ def protocol(faces_folder: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def store(faces_folder: Path) -> Any:
-    from idpersona.eval.photos import PhotoStore
+    from idpersona.training.data.archives import PhotoStore
 
     return PhotoStore(faces_folder)
 

@@ -16,7 +16,7 @@ from idpersona.eval.finders import RememberedFaces, get_finder
 from idpersona.eval.judges import get_judge, judge_names
 from idpersona.eval.metrics import cosines, own_and_others, prototype
 from idpersona.eval.mobilefacenet import MobileFaceNet
-from idpersona.eval.photos import PhotoStore
+from idpersona.training.data.archives import PhotoStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("IDPERSONA_SHARED", ROOT.parent / "shared"))

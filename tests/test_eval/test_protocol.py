@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from idpersona.errors import BadInput, PhotoError
-from idpersona.eval.photos import PhotoStore, attribute_labels, data_root
+from idpersona.errors import BadInput, MissingWeights, PhotoError
 from idpersona.eval.protocol import Protocol
+from idpersona.training.data.archives import PhotoStore, attribute_labels
 
 
 def test_shipped_protocol_asks_in_words_the_captions_use() -> None:
@@ -102,7 +102,7 @@ def test_photos_come_out_of_the_tar_as_they_went_in(store: PhotoStore, faces_fol
         from PIL import Image
 
         assert Image.open(member).convert("RGB").tobytes() == photo.tobytes()
-    with pytest.raises(PhotoError, match="none of the tar files"):
+    with pytest.raises(PhotoError, match="none of the archives"):
         store.open("lfw_160/P9/P9_0001.png")
 
 
@@ -113,7 +113,9 @@ def test_labels_leave_out_what_nobody_labelled(faces_folder: Path) -> None:
 
 def test_missing_data_says_how_to_set_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IDPERSONA_DATA", str(tmp_path / "none"))
-    with pytest.raises(BadInput, match="IDPERSONA_DATA"):
-        data_root()
-    with pytest.raises(BadInput, match="no photo in"):
-        PhotoStore(tmp_path)
+    with pytest.raises(MissingWeights, match=r"none.*IDPERSONA_DATA"):
+        PhotoStore()
+    with pytest.raises(MissingWeights, match=r"faces_lfw\.tar.*IDPERSONA_DATA"):
+        PhotoStore(tmp_path, ("lfw",))
+    with pytest.raises(MissingWeights, match="IDPERSONA_DATA"):
+        attribute_labels(tmp_path)

@@ -11,20 +11,21 @@ from idpersona.encoders import get_encoder
 from idpersona.errors import BadInput, MissingWeights
 from idpersona.images import open_photo
 from idpersona.training.data import prepare as preparing
-from idpersona.training.data.faces import SOURCES, FaceData
+from idpersona.training.data.archives import SOURCES, read_table
+from idpersona.training.data.faces import FaceData
 from idpersona.training.data.framing import SIDE, frame
 from idpersona.training.data.split import load_split
 
 
 def test_the_table_is_read(archives):
-    rows = preparing.read_table(archives.root)
+    rows = read_table(archives.root)
     assert [r["file"] for r in rows] == archives.files
     assert [r["identity"] for r in rows] == archives.people
 
 
 def test_a_missing_table_names_the_variable(tmp_path):
     with pytest.raises(MissingWeights, match="IDPERSONA_DATA"):
-        preparing.read_table(tmp_path)
+        read_table(tmp_path)
 
 
 def test_unpacked_photos_stand_in_the_order_of_the_table(archives, tmp_path):

@@ -14,19 +14,13 @@ from typing import Literal
 import numpy as np
 
 from idpersona.errors import MissingWeights
+from idpersona.training.data.archives import SOURCES, data_root
 from idpersona.training.data.framing import SIDE, frame_pixels
 from idpersona.training.data.split import load_split
 
-SOURCES = ("celeba_wild", "lfw", "celeba_aligned")
 # Wild photos are the sharpest; the aligned ones are enlarged twice by the framing.
 _SOURCE_WEIGHT = {"celeba_wild": 2.0, "lfw": 1.0, "celeba_aligned": 0.4}
 LOW_QUALITY_SOURCES = frozenset({"celeba_aligned"})
-
-
-def data_root() -> Path:
-    """Folder of the photo archives: ``IDPERSONA_DATA``, or ``../shared/data`` beside the repository."""
-    default = Path(__file__).resolve().parents[3] / "shared" / "data"
-    return Path(os.environ.get("IDPERSONA_DATA", default))
 
 
 def cache_root() -> Path:

@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
-import io
 import multiprocessing
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from idpersona.errors import BadInput, IdPersonaError, MissingWeights
-from idpersona.training.data.faces import SOURCES, cache_root, data_root
+from idpersona.training.data.archives import (
+    ARCHIVES,
+    SOURCES,
+    PhotoStore,
+    attribute_names,
+    data_root,
+    read_table,
+)
+from idpersona.training.data.faces import cache_root
 
-ARCHIVES = {"celeba_wild": "faces_wild.tar", "lfw": "faces_lfw.tar", "celeba_aligned": "faces_aligned.tar"}
 # Where the subject's face lies in each set (centre x, y and width as parts of the picture): bystanders are
 # not taken for it.
 _FACE = {"celeba_wild": (0.50, 0.55, 0.52), "lfw": (0.50, 0.55, 0.57), "celeba_aligned": (0.50, 0.60, 0.53)}
@@ -30,49 +33,24 @@ Described = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Keypoints float32 [n, 5, 2], descriptors float32 [n, 128], found bool [n]."""
 
 
-def read_table(root: Path) -> list[dict[str, str]]:
-    """Rows of ``faces.csv.gz``. Raises MissingWeights where it is not there, BadInput for another table."""
-    path = root / "faces.csv.gz"
-    if not path.is_file():
-        raise MissingWeights(f"no {path}: set IDPERSONA_DATA to the folder that holds the photo archives")
-    with gzip.open(path, "rt", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if (
-        not rows
-        or {"file", "source", "identity"} - rows[0].keys()
-        or {r["source"] for r in rows} - {*SOURCES}
-    ):
-        raise BadInput(
-            f"{path} is no table of photos: file, source ({', '.join(SOURCES)}), identity, attributes"
-        )
-    return rows
-
-
 def unpack(source: str, files: list[str], root: Path, target: Path) -> None:
     """Decode the photos ``files`` of one archive into one array file uint8 [N, H, W, 3].
 
-    Raises MissingWeights when the archive or a photo in it is not there, BadInput when sizes differ.
+    Raises MissingWeights when the archive or a photo in it is not there, PhotoError when one cannot be read,
+    BadInput when sizes differ.
     """
-    path = root / ARCHIVES[source]
-    if not path.is_file():
-        raise MissingWeights(f"no {path}: set IDPERSONA_DATA to the folder that holds the photo archives")
-    place = {name: i for i, name in enumerate(files)}
-    array: np.memmap | None = None
+    store = PhotoStore(root, (source,))
+    lacking = [file for file in files if file not in store]
+    if lacking:
+        raise MissingWeights(f"{root / ARCHIVES[source]} lacks {len(lacking)} photos, first {lacking[0]}")
     partial = target.with_suffix(".partial.npy")
-    with tarfile.open(path) as archive:
-        for member in archive:
-            name = member.name.removeprefix("./")
-            stream = archive.extractfile(member) if name in place else None
-            if stream is None:
-                continue
-            pixels = np.asarray(Image.open(io.BytesIO(stream.read())).convert("RGB"))
-            if array is None:
-                array = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(files), *pixels.shape))
-            if pixels.shape != array.shape[1:]:
-                raise BadInput(f"{name} in {path} is {pixels.shape}, the photos before it {array.shape[1:]}")
-            array[place.pop(name)] = pixels
-    if array is None or place:
-        raise MissingWeights(f"{path} lacks {len(place)} photos, first {next(iter(place), '')}")
+    shape = np.asarray(store.open(files[0])).shape
+    array = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(files), *shape))
+    for place, file in enumerate(files):
+        pixels = np.asarray(store.open(file))
+        if pixels.shape != shape:
+            raise BadInput(f"{file} in {ARCHIVES[source]} is {pixels.shape}, the photos before it {shape}")
+        array[place] = pixels
     array.flush()
     partial.replace(target)
 
@@ -124,7 +102,7 @@ def prepare(workers: int) -> Path:
     root, cache = data_root(), cache_root()
     cache.mkdir(parents=True, exist_ok=True)
     rows = read_table(root)
-    names = [name for name in rows[0] if name not in ("file", "source", "identity")]
+    names = attribute_names(rows)
     sources = np.array([SOURCES.index(r["source"]) for r in rows], np.uint8)
     keypoints = np.zeros((len(rows), 5, 2), np.float32)
     descriptors = np.zeros((len(rows), 128), np.float32)
