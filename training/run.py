@@ -8,9 +8,16 @@ from pathlib import Path
 import torch
 
 from idpersona.training.checkpoints import refuse_existing
-from idpersona.training.config import builtin_recipes, load_recipe
+from idpersona.training.config import Recipe, builtin_recipes, load_recipe
 from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective
+
+
+def find_recipe(recipe: str | Path, *, output: str | Path | None = None) -> Recipe:
+    """The recipe of a YAML file, or the built-in one of that name; ``output`` replaces its folder."""
+    by_name = {p.stem: p for p in builtin_recipes()}
+    loaded = load_recipe(by_name.get(str(recipe), Path(recipe)))
+    return loaded if output is None else loaded.model_copy(update={"output": str(output)})
 
 
 def run_recipe(
@@ -25,10 +32,7 @@ def run_recipe(
     ``output`` replaces the recipe's folder; ``minutes`` stops early with a checkpoint that ``resume`` goes on
     from. Raises BadInput for a faulty recipe, MissingWeights when data or weights it needs are not there.
     """
-    by_name = {p.stem: p for p in builtin_recipes()}
-    loaded = load_recipe(by_name.get(str(recipe), Path(recipe)))
-    if output is not None:
-        loaded = loaded.model_copy(update={"output": str(output)})
+    loaded = find_recipe(recipe, output=output)
     stop_at = None if minutes is None else time.time() + 60 * minutes
     if not resume:
         refuse_existing(loaded.output)

@@ -1,6 +1,6 @@
 """When two descriptors count as one person: measure and calibrated distance per encoder.
 
-The numbers lie in ``thresholds.json``; ``idpersona.safety.calibrate`` makes them from photos. An encoder
+The numbers lie in ``thresholds.json``; ``idpersona.eval.threshold`` makes them from photos. An encoder
 without an entry cannot guard anything, and says so instead of guessing.
 """
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from safetensors.torch import load_file
 
 from idpersona.adapters import load_adapter
@@ -78,6 +79,13 @@ def test_the_noisiest_steps_count_as_much_as_the_others():
     weight = loss_weight(snr, 5.0)
     assert torch.allclose(weight[:4], torch.ones(4))
     assert weight[4] == pytest.approx(6 / 51) and weight[5] < weight[4]
+
+
+def test_sampling_starts_where_nothing_of_the_picture_is_left(diffusion_run):
+    scheduler = DDIMScheduler.from_pretrained(diffusion_run / "base" / "scheduler")
+    for steps in (4, 25, 50):
+        scheduler.set_timesteps(steps)
+        assert scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0
 
 
 def test_everything_learns_and_nothing_else_does(build):

@@ -10,6 +10,7 @@ samples carry an identity loss on the estimated clean latents besides.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -25,7 +26,7 @@ from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import BadInput
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
-from idpersona.training.objectives.diffusion_data import PERIOD, DiffusionData
+from idpersona.training.objectives.diffusion_data import PERIOD, DiffusionBatch, DiffusionData
 from idpersona.training.objectives.diffusion_models import build_base, build_identity, export_base, predict
 from idpersona.training.weights import channels_last, require_folder
 
@@ -110,6 +111,24 @@ def loss_weight(snr: Tensor, gamma: float) -> Tensor:
     return (snr.clamp(max=gamma) + 1) / (snr + 1)
 
 
+@dataclass(frozen=True)
+class Denoised:
+    """One prediction; ``noisy``, ``target`` (v) and ``prediction`` [B, C, h, w], ``alpha`` [B, 1, 1, 1]."""
+
+    noisy: Tensor
+    target: Tensor
+    prediction: Tensor
+    alpha: Tensor
+
+    def error(self) -> Tensor:
+        """Mean squared error of each row, [B]."""
+        return (self.prediction - self.target).square().mean(dim=(1, 2, 3))
+
+    def estimate(self) -> Tensor:
+        """The clean latents that the prediction means."""
+        return self.alpha.sqrt() * self.noisy - (1 - self.alpha).sqrt() * self.prediction
+
+
 class DiffusionObjective:
     """See the module's docstring. ``base`` and ``adapter`` are the trained models (``adapter`` None without
     ``identity``)."""
@@ -149,13 +168,28 @@ class DiffusionObjective:
         self.alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
-        device = self.base.unet.device
-        batch = self.data.batch(key).to(device)
+        batch = self.data.batch(key).to(self.base.unet.device)
         latents = self.latents(batch.pictures)
-        noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE).to(device)
-        alpha = self.alphas.to(device)[batch.timesteps].view(-1, 1, 1, 1)
+        step = self.denoise(batch, latents)
+        error = step.error()
+        snr = (step.alpha / (1 - step.alpha)).view(-1)
+        loss = (loss_weight(snr, self.config.min_snr) * error).mean()
+        figures = {"mse": float(error.mean().detach())}
+        if 0 < batch.people < len(error):
+            figures["with_identity"] = float(error[: batch.people].mean().detach())
+        if self.reader and batch.people:
+            people = slice(batch.people)
+            signal = step.alpha[people].sqrt().view(-1)
+            unlike = self._unlike(step.estimate()[people], latents[people], signal)
+            figures["unlike"] = float(unlike.detach())
+            loss = loss + self.config.likeness * batch.people / len(error) * unlike
+        return loss, figures
+
+    def denoise(self, batch: DiffusionBatch, latents: Tensor) -> Denoised:
+        """Add each row's keyed noise to ``latents`` at its timestep, and let the model predict."""
+        noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE).to(latents.device)
+        alpha = self.alphas.to(latents.device)[batch.timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         context = self.base.text_encoder(batch.token_ids)[0]
         unet: Any = self.base.unet
@@ -163,21 +197,12 @@ class DiffusionObjective:
             prediction = predict(unet, self.adapter, noisy, context, batch)
         else:
             prediction = unet(noisy, batch.timesteps, context, return_dict=False)[0]
-        prediction = prediction.float()
-        error = (prediction - target).square().mean(dim=(1, 2, 3))
-        snr = (alpha / (1 - alpha)).view(-1)
-        weight = loss_weight(snr, self.config.min_snr)
-        figures = {"mse": float(error.mean().detach())}
-        if 0 < batch.people < len(error):
-            figures["with_identity"] = float(error[: batch.people].mean().detach())
-        loss = (weight * error).mean()
-        if self.reader and batch.people:
-            estimate = alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
-            people = slice(batch.people)
-            unlike = self._unlike(estimate[people], latents[people], alpha[people].sqrt().view(-1))
-            figures["unlike"] = float(unlike.detach())
-            loss = loss + self.config.likeness * batch.people / len(error) * unlike
-        return loss, figures
+        return Denoised(
+            noisy=noisy,
+            target=alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
+            prediction=prediction.float(),
+            alpha=alpha,
+        )
 
     def _unlike(self, estimate: Tensor, latents: Tensor, weight: Tensor) -> Tensor:
         """How little the faces of ``estimate`` are those of ``latents``: 1 - cosine of their descriptors.

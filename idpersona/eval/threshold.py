@@ -1,6 +1,6 @@
 """Calibrate an encoder's person threshold for a false-match rate, on photos of many people.
 
-``python -m idpersona.safety.calibrate --encoder dlib`` reads the development photos (``IDPERSONA_DATA``,
+``python -m idpersona.eval.threshold --encoder dlib`` reads the development photos (``IDPERSONA_DATA``,
 default ``../shared/data``), embeds some of each person, and stores the distance at which one in a thousand
 photos of other people would wrongly count as the person.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from idpersona.errors import BadInput, UnknownName
-from idpersona.safety.calibrate import Person, calibrate
+from idpersona.eval.threshold import Person, calibrate, embed_people
 from idpersona.safety.thresholds import centroid, distances, get_threshold, load_thresholds, store_threshold
 
 
@@ -66,3 +66,11 @@ def test_committed_threshold_of_the_default_encoder():
     assert 0.3 < threshold.distance < 0.7
     with pytest.raises(UnknownName, match="dlib"):
         get_threshold("dlibb")
+
+
+def test_descriptors_are_read_from_the_archives(faces_folder):
+    people = embed_people(faces_folder, "dlib", ("lfw",), people=2, photos=2)
+    assert len(people) == 2
+    for person in people:
+        assert person.source == "lfw" and person.group in ("male", "female")
+        assert person.rows.shape == (2, 128)

@@ -1,0 +1,121 @@
+"""What prompt, person and pose are worth to a model in training.
+
+``python -m idpersona.training.conditions mini`` prints, for each noise level, by how much the error of the
+prediction grows when every sample gets another sample's caption, person or keypoints. What a model does not
+listen to costs nothing to exchange; a loss curve does not show that. Photos are training photos, the weights
+are the averaged ones of the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from idpersona.errors import BadInput, IdPersonaError
+from idpersona.training.checkpoints import checkpoint_folder, latest_checkpoint
+from idpersona.training.config import Recipe
+from idpersona.training.keyed import StepKey
+from idpersona.training.objectives import build_objective
+from idpersona.training.objectives.diffusion import DiffusionObjective
+from idpersona.training.objectives.diffusion_data import DiffusionBatch
+from idpersona.training.run import find_recipe
+
+TIMESTEPS = (999, 950, 900, 800, 600, 400, 200)
+_STEP = 2**31 - 1
+"""A step that no run reaches, so that these samples are drawn for this alone."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """At one timestep: the mean squared error of v, and what it gains by exchanging each condition."""
+
+    timestep: int
+    error: float
+    prompt: float
+    person: float
+    pose: float
+
+
+@torch.no_grad()
+def conditions(
+    objective: DiffusionObjective, samples: int = 64, timesteps: Sequence[int] = TIMESTEPS
+) -> Iterator[Worth]:
+    """Measure ``objective``, whose samples must all have a person and whose conditions are never dropped.
+
+    Raises BadInput for fewer than two samples, which have nobody to exchange with, or without an adapter.
+    """
+    if samples < 2 or objective.adapter is None:
+        raise BadInput("conditions are exchanged between two or more samples of a model with identity")
+    device = objective.base.unet.device
+    batch = objective.data.batch(StepKey(0, _STEP, range(samples), samples)).to(device)
+    latents = objective.latents(batch.pictures)
+    other = torch.arange(samples, device=device).roll(1)
+    changed = {
+        "prompt": replace(batch, token_ids=batch.token_ids[other]),
+        "person": replace(batch, descriptors=batch.descriptors[other]),
+        "pose": replace(batch, drawings=batch.drawings[other]),
+    }
+    for timestep in timesteps:
+        at = torch.full_like(batch.timesteps, timestep)
+        right = _error(objective, replace(batch, timesteps=at), latents)
+        added = {
+            name: _error(objective, replace(exchanged, timesteps=at), latents) - right
+            for name, exchanged in changed.items()
+        }
+        yield Worth(timestep, right, **added)
+
+
+def _error(objective: DiffusionObjective, batch: DiffusionBatch, latents: Tensor) -> float:
+    return float(objective.denoise(batch, latents).error().mean())
+
+
+def load_for_measuring(recipe: Recipe) -> tuple[DiffusionObjective, Path]:
+    """The recipe's objective with the averaged weights of its newest checkpoint, and that checkpoint.
+
+    Raises BadInput when it is no text-to-image recipe, or there is no checkpoint yet.
+    """
+    always = {"identity": 1.0, "text_drop": 0.0, "identity_drop": 0.0, "both_drop": 0.0}
+    if recipe.objective.get("kind") != "diffusion":
+        raise BadInput(f"recipe {recipe.name} trains no text-to-image model")
+    checkpoint = latest_checkpoint(checkpoint_folder(recipe.output))
+    if checkpoint is None:
+        raise BadInput(f"no checkpoint in {recipe.output} yet")
+    objective = build_objective(recipe.model_copy(update={"objective": recipe.objective | always}))
+    assert isinstance(objective, DiffusionObjective)
+    objective.trained.load_state_dict(load_file(checkpoint / "ema.safetensors"))
+    objective.trained.eval()
+    return objective, checkpoint
+
+
+def main() -> int:
+    """Command line of this module; 2 on bad input, with one line on standard error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", help="YAML file, or the name of a built-in recipe")
+    parser.add_argument("--output", help="folder of the run (default: the recipe's)")
+    parser.add_argument("--samples", type=int, default=64)
+    arguments = parser.parse_args()
+    try:
+        recipe = find_recipe(arguments.recipe, output=arguments.output)
+        objective, checkpoint = load_for_measuring(recipe)
+        print(f"{checkpoint}, {arguments.samples} samples: error, and what an exchange adds to it, in percent")
+        print(f"{'timestep':>8} {'error':>7} {'prompt':>7} {'person':>7} {'pose':>7}")
+        for row in conditions(objective, arguments.samples):
+            share = [100 * part / row.error for part in (row.prompt, row.person, row.pose)]
+            print(f"{row.timestep:8} {row.error:7.4f} " + " ".join(f"{part:7.2f}" for part in share), flush=True)
+    except IdPersonaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
