@@ -106,11 +106,12 @@ def main() -> int:
     try:
         recipe = find_recipe(arguments.recipe, output=arguments.output)
         objective, checkpoint = load_for_measuring(recipe)
-        print(f"{checkpoint}, {arguments.samples} samples: error, and what an exchange adds to it, in percent")
+        print(f"{checkpoint}, {arguments.samples} samples: error, and what an exchange adds in percent of it")
         print(f"{'timestep':>8} {'error':>7} {'prompt':>7} {'person':>7} {'pose':>7}")
         for row in conditions(objective, arguments.samples):
             share = [100 * part / row.error for part in (row.prompt, row.person, row.pose)]
-            print(f"{row.timestep:8} {row.error:7.4f} " + " ".join(f"{part:7.2f}" for part in share), flush=True)
+            shown = " ".join(f"{part:7.2f}" for part in share)
+            print(f"{row.timestep:8} {row.error:7.4f} {shown}", flush=True)
     except IdPersonaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -65,7 +65,9 @@ class Recipe(_Strict):
     @model_validator(mode="after")
     def _muon_in_fp16(self) -> Self:
         if self.optimiser.muon and self.loop.precision == "fp16":
-            raise ValueError("optimiser.muon has no part in fp16's loss scaling: use loop.precision bf16 or no")
+            raise ValueError(
+                "optimiser.muon knows no loss scaling, as fp16 needs: use loop.precision bf16 or no"
+            )
         return self
 
 

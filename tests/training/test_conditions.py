@@ -46,9 +46,7 @@ def test_the_command_prints_a_row_for_each_noise_level(recipe_path, capsys, monk
     assert all(len(line.split()) == 5 for line in lines[2:])
 
 
-def test_what_cannot_be_measured_is_said(
-    recipe_path, tmp_path, recipe_writer, capsys, monkeypatch
-):
+def test_what_cannot_be_measured_is_said(recipe_path, tmp_path, recipe_writer, capsys, monkeypatch):
     def refused(*words: object) -> str:
         monkeypatch.setattr("sys.argv", ["conditions", *map(str, words)])
         assert measuring.main() == 2

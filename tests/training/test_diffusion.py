@@ -146,7 +146,7 @@ def test_the_identity_loss_adds_how_unlike_the_person_the_estimate_is(build, rea
     plain, _ = build().loss(key)
     with_loss, figures = build(latent_descriptor=reader, likeness=0.3).loss(key)
     assert 0 < figures["unlike"] < 2
-    assert float(with_loss - plain) == pytest.approx(0.3 * 4 / 8 * figures["unlike"], rel=1e-3)
+    assert float((with_loss - plain).detach()) == pytest.approx(0.3 * 4 / 8 * figures["unlike"], rel=1e-3)
     objective = build(latent_descriptor=reader)
     latents = objective.latents(objective.data.batch(key).pictures)
     weight, others = torch.ones(8), latents.roll(1, 0)

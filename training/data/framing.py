@@ -91,4 +91,3 @@ def frame(
 def flip_points(points: np.ndarray) -> np.ndarray:
     """Exchange left and right in five points [5, 2] whose picture was mirrored."""
     return points[[1, 0, 2, 4, 3]]
-

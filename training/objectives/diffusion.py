@@ -39,6 +39,7 @@ SCHEDULE = {
     "prediction_type": "v_prediction",
     "clip_sample": False,
     "set_alpha_to_one": False,
+    "steps_offset": 1,
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
