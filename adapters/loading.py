@@ -95,6 +95,7 @@ def base_family(base: Any) -> str:
     Raises:
         BadInput: the base has no U-Net, or one of none of these shapes.
         UnknownName: neither a registry name, nor a folder, nor the form of a hub id.
+        MissingWeights: a hub id whose U-Net's configuration is not on this machine and cannot be fetched.
     """
     if isinstance(base, str) and base in FAMILIES:
         return base
@@ -117,10 +118,17 @@ def base_family(base: Any) -> str:
 def _unet_config(base: str) -> dict[str, Any]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    if not Path(base).is_dir() and "/" not in base:
+    local = Path(base).is_dir()
+    if not local and "/" not in base:
         raise UnknownName("base", base, FAMILIES)
     try:
         config: dict[str, Any] = UNet2DConditionModel.load_config(base, subfolder="unet")  # type: ignore[assignment]
         return config
     except (OSError, ValueError) as error:
-        raise BadInput(f"base '{base}' has no readable unet/config.json") from error
+        if local:
+            raise BadInput(f"base '{base}' has no readable unet/config.json") from error
+        reason = str(error).strip().splitlines()[0]
+        raise MissingWeights(
+            f"base '{base}' is no folder, not in the hub's cache, and could not be fetched ({reason}); "
+            "without a network use 'mini' or a folder"
+        ) from error

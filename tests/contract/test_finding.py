@@ -20,6 +20,16 @@ def test_an_unknown_base_is_named_with_its_nearest() -> None:
         load_adapter("instantid", base="minni")
 
 
+def test_a_hub_base_that_cannot_be_fetched_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(MissingWeights, match=r"nobody/nothing.*could not be fetched"):
+        load_adapter("instantid", base="nobody/nothing")
+    (tmp_path / "base").mkdir()
+    with pytest.raises(BadInput, match=r"no readable unet/config\.json"):
+        load_adapter("instantid", base=str(tmp_path / "base"))
+
+
 @pytest.mark.parametrize("base", [None, 3, SimpleNamespace(unet=SimpleNamespace(config={}))])
 def test_what_is_no_base_is_refused(base: Any) -> None:
     with pytest.raises(BadInput, match="base"):
