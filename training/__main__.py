@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from idpersona.errors import IdPersonaError
+from idpersona.training.command import exit_status
 from idpersona.training.run import run_recipe
 
 
@@ -23,15 +23,13 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, help="stop after so long, with a checkpoint")
     arguments = parser.parse_args()
-    try:
-        folder = run_recipe(
-            arguments.recipe, output=arguments.output, resume=arguments.resume, minutes=arguments.minutes
+    return exit_status(
+        lambda: print(
+            run_recipe(
+                arguments.recipe, output=arguments.output, resume=arguments.resume, minutes=arguments.minutes
+            )
         )
-    except IdPersonaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(folder)
-    return 0
+    )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from idpersona.errors import BadInput, IdPersonaError
+from idpersona.errors import BadInput
 from idpersona.training.checkpoints import checkpoint_folder, latest_checkpoint
+from idpersona.training.command import exit_status
 from idpersona.training.config import Recipe
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives import build_objective
@@ -103,19 +104,17 @@ def main() -> int:
     parser.add_argument("--output", help="folder of the run (default: the recipe's)")
     parser.add_argument("--samples", type=int, default=64)
     arguments = parser.parse_args()
-    try:
-        recipe = find_recipe(arguments.recipe, output=arguments.output)
-        objective, checkpoint = load_for_measuring(recipe)
-        print(f"{checkpoint}, {arguments.samples} samples: error, and what an exchange adds in percent of it")
-        print(f"{'timestep':>8} {'error':>7} {'prompt':>7} {'person':>7} {'pose':>7}")
-        for row in conditions(objective, arguments.samples):
-            share = [100 * part / row.error for part in (row.prompt, row.person, row.pose)]
-            shown = " ".join(f"{part:7.2f}" for part in share)
-            print(f"{row.timestep:8} {row.error:7.4f} {shown}", flush=True)
-    except IdPersonaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: _print(arguments.recipe, arguments.output, arguments.samples))
+
+
+def _print(name: str, output: str | None, samples: int) -> None:
+    objective, checkpoint = load_for_measuring(find_recipe(name, output=output))
+    print(f"{checkpoint}, {samples} samples: error, and what an exchange adds in percent of it")
+    print(f"{'timestep':>8} {'error':>7} {'prompt':>7} {'person':>7} {'pose':>7}")
+    for row in conditions(objective, samples):
+        share = [100 * part / row.error for part in (row.prompt, row.person, row.pose)]
+        shown = " ".join(f"{part:7.2f}" for part in share)
+        print(f"{row.timestep:8} {row.error:7.4f} {shown}", flush=True)
 
 
 if __name__ == "__main__":

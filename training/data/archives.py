@@ -35,7 +35,7 @@ def read_table(root: Path) -> list[dict[str, str]]:
     """Rows of ``faces.csv.gz``. Raises MissingWeights where it is not there, BadInput for another table."""
     path = root / "faces.csv.gz"
     if not path.is_file():
-        raise MissingWeights(f"no {path}: set IDPERSONA_DATA to the folder that holds the photo archives")
+        raise MissingWeights(_missing(path))
     with gzip.open(path, "rt", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows or {*_COLUMNS} - rows[0].keys() or {r["source"] for r in rows} - {*SOURCES}:

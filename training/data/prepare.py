@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from idpersona.errors import BadInput, IdPersonaError, MissingWeights
+from idpersona.errors import BadInput, MissingWeights
+from idpersona.training.command import exit_status
 from idpersona.training.data.archives import (
     ARCHIVES,
     SOURCES,
@@ -149,12 +150,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that look for faces (default 2)")
-    try:
-        print(prepare(parser.parse_args().workers))
-    except IdPersonaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    arguments = parser.parse_args()
+    return exit_status(lambda: print(prepare(arguments.workers)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,18 @@
+"""How this room's command lines end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from idpersona.errors import IdPersonaError
+
+
+def exit_status(work: Callable[[], None]) -> int:
+    """Do ``work``: 0, or 2 on bad input, with one line on standard error."""
+    try:
+        work()
+    except IdPersonaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
