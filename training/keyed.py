@@ -40,9 +40,13 @@ class StepKey:
         rows = [self.rng(i, stream).standard_normal(shape, dtype=np.float32) for i in self.indices]
         return torch.from_numpy(np.stack(rows))
 
+    def shared(self) -> np.random.Generator:
+        """A generator that is the same for all samples and processes of the step."""
+        return np.random.default_rng([self.seed, self.step])
+
     def strata(self) -> np.ndarray:
         """Stratum of each sample, int64 [len(indices)]: over the whole step a permutation of range(total)."""
-        order = np.random.default_rng([self.seed, self.step]).permutation(self.total)
+        order = self.shared().permutation(self.total)
         return order[np.asarray(self.indices)]
 
 

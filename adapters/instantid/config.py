@@ -77,7 +77,8 @@ class InstantIDConfig:
         if unknown:
             raise CheckpointError(f"InstantID configuration: unknown field {', '.join(unknown[:3])}")
         # JSON has no tuples.
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from idpersona.errors import BadInput
+from idpersona.eval.progress import track
 from idpersona.safety.thresholds import Threshold, centroid, distances, measure_of, store_threshold
+from idpersona.training.command import exit_status
 from idpersona.training.data.archives import SOURCES, PhotoStore, data_root, read_table
 
 
@@ -119,14 +121,12 @@ def embed_people(data: Path, encoder: str, sources: Sequence[str], people: int, 
     wanted = _rows(data, sources, people, photos, seed=0)
     store = PhotoStore(data, tuple(sources))
     found: dict[tuple[str, str, str], list[np.ndarray]] = defaultdict(list)
-    for done, row in enumerate(wanted):
+    for row in track(wanted, "reading photos", total=len(wanted)):
         image = store.open(row["file"])
         faces = eyes.detect(image)
         if faces:
             key = (row["source"], row["identity"], {"1": "male", "0": "female"}.get(row["Male"], ""))
             found[key].append(eyes.embed(image, faces[0]))
-        if done % 100 == 0:
-            print(f"{done} of {len(wanted)} photos", file=sys.stderr)
     return [Person(np.stack(rows), source, group) for (source, _, group), rows in found.items()]
 
 
@@ -146,13 +146,16 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=6, help="photos per person")
     parser.add_argument("--fmr", type=float, default=1e-3)
     arguments = parser.parse_args()
-    people = embed_people(
-        arguments.data, arguments.encoder, arguments.sources, arguments.people, arguments.photos
-    )
-    threshold = calibrate(arguments.encoder, people, fmr=arguments.fmr)
-    store_threshold(threshold)
-    print(threshold)
-    return 0
+
+    def work() -> None:
+        people = embed_people(
+            arguments.data, arguments.encoder, arguments.sources, arguments.people, arguments.photos
+        )
+        threshold = calibrate(arguments.encoder, people, fmr=arguments.fmr)
+        store_threshold(threshold)
+        print(threshold)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

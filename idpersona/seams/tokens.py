@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from idpersona.attention.kernels import sdpa
+from idpersona.attention.kernels import Kernel, sdpa
 from idpersona.errors import BadInput, SeamError
 from idpersona.seams.call import Call
 from idpersona.seams.mask import mask_at
@@ -46,7 +46,8 @@ class _Term:
             return None
         if self.keys is None or self.values is None:
             raise SeamError(f"{self.layer} was run outside of its model's forward pass")
-        result = sdpa(attn, query, self.keys.to(query.dtype), self.values.to(query.dtype)) * self.scale
+        keys, values = self.keys.to(query.dtype), self.values.to(query.dtype)
+        result = self.branch.kernel(attn, query, keys, values, None) * self.scale
         if self.branch.gate is not None:
             result = result * self.branch.gate.to(result.dtype)
         if self.mask is not None:
@@ -66,6 +67,7 @@ class TokenBranch:
         scales: numbers by layer name pattern, which replace ``scale`` there.
         mask: [people or 1, 1, H, W] in 0..1 over the canvas.
         start, end: the window of steps, as fractions.
+        kernel: how attention is computed, see :mod:`idpersona.attention.kernels`.
 
     Keys and values are computed once per pipeline call; while gradients are recorded, in every pass.
     Layers whose scale is 0 are not touched at all.
@@ -82,6 +84,7 @@ class TokenBranch:
         mask: Tensor | None = None,
         start: float = 0.0,
         end: float = 1.0,
+        kernel: Kernel = sdpa,
     ):
         check_window(start, end)
         if tokens.ndim != 3:
@@ -89,7 +92,7 @@ class TokenBranch:
         if mask is not None and mask.shape[0] not in (1, tokens.shape[0]):
             raise BadInput(f"{mask.shape[0]} masks for {tokens.shape[0]} identities")
         self.projections, self.tokens, self.unconditional = projections, tokens, unconditional
-        self.mask, self.start, self.end = mask, start, end
+        self.mask, self.start, self.end, self.kernel = mask, start, end, kernel
         self.gate: Tensor | None = None
         if isinstance(scale, Tensor):
             if scales:

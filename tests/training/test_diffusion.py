@@ -150,21 +150,85 @@ def test_the_identity_loss_adds_how_unlike_the_person_the_estimate_is(build, rea
     objective = build(latent_descriptor=reader)
     latents = objective.latents(objective.data.batch(key).pictures)
     weight, others = torch.ones(8), latents.roll(1, 0)
-    assert float(objective._unlike(latents, latents, weight)) == pytest.approx(0, abs=1e-6)
-    unlike = float(objective._unlike(others, latents, weight))
+    likeness = objective.likeness
+    assert float(likeness.to_photos(latents, latents, weight)) == pytest.approx(0, abs=1e-6)
+    unlike = float(likeness.to_photos(others, latents, weight))
     assert unlike > 1e-4
-    assert float(objective._unlike(others, latents, weight / 2)) == pytest.approx(unlike / 2)
+    assert float(likeness.to_photos(others, latents, weight / 2)) == pytest.approx(unlike / 2)
 
 
 def test_the_identity_loss_reaches_the_generator_and_not_the_reader(build, reader_run):
     objective = build(latent_descriptor=str(reader_run / "model"))
     latents = objective.latents(objective.data.batch(StepKey(0, 0, range(8), 8)).pictures)
     estimate = latents.roll(1, 0).requires_grad_()
-    objective._unlike(estimate, latents, torch.ones(8)).backward()
+    objective.likeness.to_photos(estimate, latents, torch.ones(8)).backward()
     assert float(estimate.grad.abs().max()) > 0
     assert touched(objective) == {name for name, _ in objective.trained.named_parameters()}
-    assert not objective.reader.training
-    assert all(p.grad is None for p in objective.reader.parameters())
+    reader = objective.likeness.reader
+    assert not reader.training
+    assert all(p.grad is None for p in reader.parameters())
+
+
+def test_likeness_to_descriptors_knows_the_descriptor_and_nobody(build, reader_run):
+    objective = build(latent_descriptor=str(reader_run / "model"))
+    likeness = objective.likeness
+    latents = objective.latents(objective.data.batch(StepKey(0, 0, range(8), 8)).pictures)
+    with torch.no_grad():
+        wanted = likeness.reader(latents).float() + likeness.mean
+    weight = torch.ones(8)
+    assert float(likeness.to_descriptors(latents, wanted, weight)) == pytest.approx(0, abs=1e-5)
+    away = likeness.to_descriptors(latents, wanted.roll(1, 0), weight)
+    assert float(away) > 1e-4
+    assert float(likeness.to_descriptors(latents, torch.zeros_like(wanted), weight)) == 0
+    nobody_first = torch.cat([torch.zeros_like(wanted[:4]), wanted.roll(1, 0)[4:]])
+    last = likeness.to_descriptors(latents[4:], wanted.roll(1, 0)[4:], weight[4:])
+    assert float(likeness.to_descriptors(latents, nobody_first, weight)) == pytest.approx(float(last) / 2)
+
+
+def test_own_drawings_add_how_unlike_they_are(build, reader_run):
+    reader, key = str(reader_run / "model"), StepKey(0, 0, range(8), 8)
+    plain, _ = build(latent_descriptor=reader, likeness=0.3).loss(key)
+    objective = build(latent_descriptor=reader, likeness=0.3, drawn=0.25)
+    with_drawings, figures = objective.loss(key)
+    added = float((with_drawings - plain).detach())
+    assert 0 < figures["unlike_drawn"] < 2
+    assert added == pytest.approx(0.3 * 2 / 8 * figures["unlike_drawn"], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_own_drawings_alone_teach_the_generator(build, reader_run, precision):
+    """The way to the step where they are judged records nothing, and must not hide the weights from it."""
+    objective = build(latent_descriptor=str(reader_run / "model"), drawn=0.5)
+    batch = objective.data.batch(StepKey(0, 1, range(8), 8)).of_share(0.5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        drawn = objective.draw(batch, objective.latents(batch.pictures).shape[1:])
+        weight = torch.ones(batch.people)
+        objective.likeness.to_descriptors(drawn.estimate(), batch.descriptors, weight).backward()
+    moved = {n for n, p in objective.trained.named_parameters() if p.grad is not None}
+    assert moved == {name for name, _ in objective.trained.named_parameters()}
+    assert all(float(p.grad.abs().max()) > 0 for p in objective.base.unet.conv_out.parameters())
+    assert drawn.alpha.unique().numel() == 1
+    assert 0 < float(drawn.alpha[0]) < 1
+
+
+def test_own_drawings_begin_at_the_same_step_in_every_process(build, reader_run):
+    objective = build(latent_descriptor=str(reader_run / "model"), drawn=0.5)
+    whole = objective.data.batch(StepKey(0, 3, range(16), 16)).of_share(0.5)
+    half = objective.data.batch(StepKey(0, 3, range(8, 16), 16)).of_share(0.5)
+    assert whole.key.indices == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert half.key.indices == [8, 9, 10, 11]
+    shape = objective.latents(half.pictures).shape[1:]
+    with torch.no_grad():
+        together, alone = objective.draw(whole, shape), objective.draw(half, shape)
+    assert torch.equal(together.alpha[4:], alone.alpha)
+    assert torch.allclose(together.estimate()[4:], alone.estimate(), atol=1e-4)
+
+
+def test_own_drawings_need_people_and_a_reader(build, reader_run):
+    with pytest.raises(BadInput, match="drawn needs latent_descriptor"):
+        build(drawn=0.25)
+    with pytest.raises(BadInput, match="drawn cannot exceed identity"):
+        build(latent_descriptor=str(reader_run / "model"), drawn=0.75)
 
 
 def test_a_missing_reader_names_the_recipe_that_makes_it(build, tmp_path):

@@ -12,7 +12,7 @@ from idpersona.errors import BadInput
 from idpersona.training.config import parse
 from idpersona.training.data.faces import FaceData
 from idpersona.training.keyed import StepKey
-from idpersona.training.objectives.diffusion import DiffusionConfig
+from idpersona.training.objectives.diffusion_config import DiffusionConfig
 from idpersona.training.objectives.diffusion_data import DiffusionBatch, DiffusionData
 
 

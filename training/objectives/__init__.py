@@ -40,7 +40,8 @@ def build_objective(recipe: Recipe) -> Objective:
 
         return LatentDescriptorObjective(config(LatentDescriptorConfig))
     if kind == "diffusion":
-        from idpersona.training.objectives.diffusion import DiffusionConfig, DiffusionObjective
+        from idpersona.training.objectives.diffusion import DiffusionObjective
+        from idpersona.training.objectives.diffusion_config import DiffusionConfig
 
         return DiffusionObjective(config(DiffusionConfig), recipe.init_from)
     raise UnknownName("training objective", kind, KINDS)

@@ -4,33 +4,35 @@ Loss: v-prediction with the SNR + 1 weight of Salimans & Ho (arXiv:2202.00512), 
 (Hang et al., arXiv:2303.09556). With ``identity`` a share of every batch also sees who is in the picture,
 through InstantID's projector, cross-attention and IdentityNet (arXiv:2401.07519): the descriptor is read from
 *other* photos of the same person, so that copying the reference cannot pay. With ``latent_descriptor`` these
-samples carry an identity loss on the estimated clean latents besides.
+samples carry an identity loss on the estimated clean latents besides, and with ``drawn`` so do pictures that
+the model itself began: a noisy photo shows who is in it, the model's own beginning only as far as it heeded
+the person (so reasons PuLID, arXiv:2404.16022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import BadInput
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
-from idpersona.training.objectives.diffusion_data import PERIOD, DiffusionBatch, DiffusionData
+from idpersona.training.objectives.diffusion_config import DiffusionConfig
+from idpersona.training.objectives.diffusion_data import DiffusionBatch, DiffusionData
 from idpersona.training.objectives.diffusion_models import build_base, build_identity, export_base, predict
-from idpersona.training.weights import channels_last, require_folder
+from idpersona.training.objectives.likeness import Likeness
+from idpersona.training.weights import require_folder
 
-_NOISE = 1
+_NOISE, _DRAWING = 1, 2
+_DRAWING_STEPS = 5
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -51,57 +53,6 @@ person; from pure noise it then draws the same brown haze for everybody.
 """
 
 
-class DiffusionConfig(BaseModel):
-    """What is trained and on what.
-
-    Attributes:
-        vae: folder of the trained autoencoder.
-        base: train the base (text encoder and UNet); else they stay as ``init_from`` has them.
-        identity: share of each batch that is conditioned on a person, in eighths (exact for batches of a
-            multiple of 8); 0 trains the base alone.
-        text_drop: share of samples whose caption is empty (for guidance).
-        identity_drop, both_drop: shares of the identity samples with a zero vector, and with neither.
-        min_snr: gamma of ``loss_weight``.
-        labeler: folder of the attribute classifier that captions photos without attributes, or null.
-        latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
-        likeness: weight of the identity loss that it gives: how far the descriptor of the estimated clean
-            latents lies from that of the photo (1 - cosine), for samples with a person.
-        wide: share of samples in a framing from the whole range of poses.
-        channels, layers: of the fresh UNet, whose heads are 32 wide; with ``init_from`` unused, as are the
-            following.
-        text_width, text_layers, vocabulary, prompt_length: of the fresh text encoder.
-        tokens: how many tokens tell the UNet of a person.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["diffusion"]
-    vae: str
-    base: bool = True
-    identity: float = Field(0.5, ge=0, le=1, multiple_of=1 / PERIOD)
-    text_drop: float = Field(0.12, ge=0, lt=1)
-    identity_drop: float = Field(0.05, ge=0, lt=1)
-    both_drop: float = Field(0.05, ge=0, lt=1)
-    min_snr: float = Field(5.0, gt=0)
-    labeler: str | None = None
-    latent_descriptor: str | None = None
-    likeness: float = Field(0.1, ge=0)
-    wide: float = Field(0.35, ge=0, le=1)
-    channels: tuple[int, ...] = (128, 192, 224)
-    layers: int = 1
-    text_width: int = 192
-    text_layers: int = 3
-    vocabulary: int = 1024
-    prompt_length: int = 64
-    tokens: int = 8
-
-    @model_validator(mode="after")
-    def _something_to_train(self) -> Self:
-        if not self.base and not self.identity:
-            raise ValueError("with base false and identity 0 there is nothing to train")
-        return self
-
-
 def loss_weight(snr: Tensor, gamma: float) -> Tensor:
     """Weight of the squared v error at signal-to-noise ratio ``snr``: 1 up to ``gamma``, beyond as 1/snr.
 
@@ -113,21 +64,27 @@ def loss_weight(snr: Tensor, gamma: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Denoised:
-    """One prediction; ``noisy``, ``target`` (v) and ``prediction`` [B, C, h, w], ``alpha`` [B, 1, 1, 1]."""
+class Drawn:
+    """One prediction of v; ``noisy`` and ``prediction`` [B, C, h, w], ``alpha`` [B, 1, 1, 1]."""
 
     noisy: Tensor
-    target: Tensor
     prediction: Tensor
     alpha: Tensor
-
-    def error(self) -> Tensor:
-        """Mean squared error of each row, [B]."""
-        return (self.prediction - self.target).square().mean(dim=(1, 2, 3))
 
     def estimate(self) -> Tensor:
         """The clean latents that the prediction means."""
         return self.alpha.sqrt() * self.noisy - (1 - self.alpha).sqrt() * self.prediction
+
+
+@dataclass(frozen=True)
+class Denoised(Drawn):
+    """A prediction for a photo made noisy; ``target`` is the true v."""
+
+    target: Tensor
+
+    def error(self) -> Tensor:
+        """Mean squared error of each row, [B]."""
+        return (self.prediction - self.target).square().mean(dim=(1, 2, 3))
 
 
 class DiffusionObjective:
@@ -139,15 +96,14 @@ class DiffusionObjective:
         if not config.base and not init_from:
             raise BadInput("objective.base is false: init_from must name the run whose base stays as it is")
         self.latents = Latents(config.vae)
-        self.reader = None
-        if config.latent_descriptor:
-            folder = require_folder(config.latent_descriptor, "reader of descriptors", "latent-descriptor")
-            self.reader = channels_last(SmallFaceCNN.from_pretrained(folder).eval().requires_grad_(False))
         tokenizer = None
         if init_from:
             folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini")
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.data = DiffusionData(config, tokenizer)
+        self.likeness = None
+        if config.latent_descriptor:
+            self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)
         self.base = build_base(config, self.data.tokenizer, self.latents.vae, init_from)
         self.adapter = (
             build_identity(config, self.base.unet, self.data.faces.descriptors, init_from)
@@ -163,6 +119,7 @@ class DiffusionObjective:
         if not torch.cuda.is_available():
             # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
             self.base.unet.set_attn_processor(AttnProcessor())
+            self.base.text_encoder.set_attn_implementation("eager")
             if self.adapter and self.adapter.identitynet:
                 self.adapter.identitynet.set_attn_processor(AttnProcessor())
         self.trained = nn.ModuleDict(parts)
@@ -178,12 +135,19 @@ class DiffusionObjective:
         figures = {"mse": float(error.mean().detach())}
         if 0 < batch.people < len(error):
             figures["with_identity"] = float(error[: batch.people].mean().detach())
-        if self.reader and batch.people:
+        if self.likeness and batch.people:
             people = slice(batch.people)
             signal = step.alpha[people].sqrt().view(-1)
-            unlike = self._unlike(step.estimate()[people], latents[people], signal)
+            unlike = self.likeness.to_photos(step.estimate()[people], latents[people], signal)
             figures["unlike"] = float(unlike.detach())
             loss = loss + self.config.likeness * batch.people / len(error) * unlike
+            drawn = batch.of_share(self.config.drawn)
+            if drawn.people:
+                own = self.draw(drawn, latents.shape[1:])
+                signal = own.alpha.sqrt().view(-1)
+                unlike = self.likeness.to_descriptors(own.estimate(), drawn.descriptors, signal)
+                figures["unlike_drawn"] = float(unlike.detach())
+                loss = loss + self.config.likeness * drawn.people / len(error) * unlike
         return loss, figures
 
     def denoise(self, batch: DiffusionBatch, latents: Tensor) -> Denoised:
@@ -191,30 +155,41 @@ class DiffusionObjective:
         noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE).to(latents.device)
         alpha = self.alphas.to(latents.device)[batch.timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+        return Denoised(
+            noisy=noisy,
+            target=alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
+            prediction=self._predict(noisy, batch),
+            alpha=alpha,
+        )
+
+    def draw(self, batch: DiffusionBatch, shape: Sequence[int]) -> Drawn:
+        """Draw latents of ``shape`` [C, h, w] for each row, from noise up to a random step of the way.
+
+        Only the prediction at that step records gradients. It is the same step for all rows and processes.
+        """
+        device = self.base.unet.device
+        sampler = DDIMScheduler(**SCHEDULE)
+        sampler.set_timesteps(_DRAWING_STEPS)
+        last = int(batch.key.shared().integers(1, _DRAWING_STEPS))
+        noisy = batch.key.normal(tuple(shape), _DRAWING).to(device)
+        with torch.no_grad():
+            for timestep in sampler.timesteps[:last]:
+                velocity = self._predict(noisy, batch.at(int(timestep)))
+                noisy = sampler.step(velocity, int(timestep), noisy, return_dict=False)[0]
+        # Autocast keeps the weights it has cast; those cast here would pass no gradient.
+        torch.clear_autocast_cache()
+        batch = batch.at(int(sampler.timesteps[last]))
+        alpha = self.alphas.to(device)[batch.timesteps].view(-1, 1, 1, 1)
+        return Drawn(noisy=noisy, prediction=self._predict(noisy, batch), alpha=alpha)
+
+    def _predict(self, noisy: Tensor, batch: DiffusionBatch) -> Tensor:
+        """v, float32 [B, C, h, w]."""
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         context = self.base.text_encoder(batch.token_ids)[0]
         unet: Any = self.base.unet
         if batch.people and self.adapter:
-            prediction = predict(unet, self.adapter, noisy, context, batch)
-        else:
-            prediction = unet(noisy, batch.timesteps, context, return_dict=False)[0]
-        return Denoised(
-            noisy=noisy,
-            target=alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
-            prediction=prediction.float(),
-            alpha=alpha,
-        )
-
-    def _unlike(self, estimate: Tensor, latents: Tensor, weight: Tensor) -> Tensor:
-        """How little the faces of ``estimate`` are those of ``latents``: 1 - cosine of their descriptors.
-
-        ``weight`` [B] counts an estimate as far as it is made of signal; the mean over all rows.
-        """
-        reader = cast(SmallFaceCNN, self.reader).to(latents.device)
-        with torch.no_grad():
-            wanted = reader(latents).float()
-        cosine = F.cosine_similarity(reader(estimate).float(), wanted)
-        return (weight * (1 - cosine)).mean()
+            return predict(unet, self.adapter, noisy, context, batch).float()
+        return unet(noisy, batch.timesteps, context, return_dict=False)[0].float()
 
     def export(self, folder: Path) -> None:
         """Write the base as a stock pipeline folder ``base`` and InstantID as ``instantid``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +24,12 @@ from idpersona.training.data.framing import SIDE
 from idpersona.training.data.labels import label_unknown
 from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
+from idpersona.training.objectives.diffusion_config import PERIOD, DiffusionConfig
 from idpersona.training.tokenizer import train_tokenizer
-
-if TYPE_CHECKING:
-    from idpersona.training.objectives.diffusion import DiffusionConfig
 
 KPS_RADIUS, KPS_STICK_WIDTH = 3, 1
 DESCRIPTOR = 128
 """Length of a dlib descriptor."""
-PERIOD = 8
-"""Which samples have a person repeats after so many sample indices."""
 _CHOICE = 0
 
 
@@ -66,6 +62,21 @@ class DiffusionBatch:
             name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
+
+    def at(self, timestep: int) -> DiffusionBatch:
+        """The same batch with every row at ``timestep``."""
+        return replace(self, timesteps=torch.full_like(self.timesteps, timestep))
+
+    def of_share(self, share: float) -> DiffusionBatch:
+        """The rows with a person among the first ``share`` of every ``PERIOD`` sample indices."""
+        indices = self.key.indices
+        rows = [n for n in range(self.people) if indices[n] % PERIOD < round(PERIOD * share)]
+        key = replace(self.key, indices=[indices[n] for n in rows])
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        picked: dict[str, Any] = {
+            name: value[rows] for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, people=len(rows), key=key, **picked)
 
 
 @dataclass(frozen=True)

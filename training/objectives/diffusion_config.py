@@ -1,0 +1,68 @@
+"""What ``diffusion.py`` trains and on what."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PERIOD = 8
+"""Which samples have a person repeats after so many sample indices."""
+
+
+class DiffusionConfig(BaseModel):
+    """What is trained and on what.
+
+    Attributes:
+        vae: folder of the trained autoencoder.
+        base: train the base (text encoder and UNet); else they stay as ``init_from`` has them.
+        identity: share of each batch that is conditioned on a person, in eighths (exact for batches of a
+            multiple of 8); 0 trains the base alone.
+        text_drop: share of samples whose caption is empty (for guidance).
+        identity_drop, both_drop: shares of the identity samples with a zero vector, and with neither.
+        min_snr: gamma of ``loss_weight``.
+        labeler: folder of the attribute classifier that captions photos without attributes, or null.
+        latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
+        likeness: weight of the identity loss that it gives: how far the descriptor of the estimated clean
+            latents lies from that of the photo (1 - cosine), for samples with a person.
+        drawn: share of each batch, in eighths and at most ``identity``, whose people the model besides draws
+            from noise itself, up to a random step at which the identity loss is taken.
+        wide: share of samples in a framing from the whole range of poses.
+        channels, layers: of the fresh UNet, whose heads are 32 wide; with ``init_from`` unused, as are the
+            following.
+        text_width, text_layers, vocabulary, prompt_length: of the fresh text encoder.
+        tokens: how many tokens tell the UNet of a person.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["diffusion"]
+    vae: str
+    base: bool = True
+    identity: float = Field(0.5, ge=0, le=1, multiple_of=1 / PERIOD)
+    text_drop: float = Field(0.12, ge=0, lt=1)
+    identity_drop: float = Field(0.05, ge=0, lt=1)
+    both_drop: float = Field(0.05, ge=0, lt=1)
+    min_snr: float = Field(5.0, gt=0)
+    labeler: str | None = None
+    latent_descriptor: str | None = None
+    likeness: float = Field(0.1, ge=0)
+    drawn: float = Field(0.0, ge=0, le=1, multiple_of=1 / PERIOD)
+    wide: float = Field(0.35, ge=0, le=1)
+    channels: tuple[int, ...] = (128, 192, 224)
+    layers: int = 1
+    text_width: int = 192
+    text_layers: int = 3
+    vocabulary: int = 1024
+    prompt_length: int = 64
+    tokens: int = 8
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if not self.base and not self.identity:
+            raise ValueError("with base false and identity 0 there is nothing to train")
+        if self.drawn > self.identity:
+            raise ValueError("drawn cannot exceed identity: it takes its people from there")
+        if self.drawn and not self.latent_descriptor:
+            raise ValueError("drawn needs latent_descriptor, which judges the drawings")
+        return self
