@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from diffusers.image_processor import PipelineImageInput
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from torch import Tensor, nn
 
 from idpersona.adapters.instantid.adapter import InstantID
@@ -23,6 +26,10 @@ from idpersona.pipelines.identitynet import identity_context
 from idpersona.seams.cross import cross_layers, cross_scope
 from idpersona.seams.scale import check_scale
 from idpersona.seams.tokens import TokenBranch
+
+Images = PipelineImageInput
+NetInput = ControlNetModel | list[ControlNetModel] | tuple[ControlNetModel] | MultiControlNetModel
+StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 PARTS = ("projector", "cross_attention")
 
@@ -116,6 +123,16 @@ class InstantIDMixin:
     def image_proj_model(self) -> InstantIDProjector | None:
         """The projector, by its name in the published pipeline."""
         return self.projector
+
+    def _call_with_identity(self, stock: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        """``stock``, the call of diffusers' pipeline, with its share of the arguments that ours was given."""
+        ours = ("self", "__class__", "kwargs", "image_embeds", "ip_adapter_scale")
+        arguments = {name: value for name, value in given.items() if name not in ours}
+        if given["ip_adapter_scale"] is not None:
+            self.identity_scale = check_scale(given["ip_adapter_scale"], "ip_adapter_scale")
+        prompts = count_prompts(given["prompt"], given["prompt_embeds"])
+        with self._identity(given["image_embeds"], prompts):
+            return stock(**arguments, **given["kwargs"])
 
     @contextlib.contextmanager
     def _identity(self, image_embeds: Any, prompts: int) -> Iterator[None]:

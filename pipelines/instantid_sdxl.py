@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.image_processor import PipelineImageInput
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.controlnets.controlnet import ControlNetModel
-from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.controlnet.pipeline_controlnet_sd_xl import StableDiffusionXLControlNetPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_output import StableDiffusionXLPipelineOutput
@@ -26,12 +22,13 @@ from transformers import (
 )
 
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
-from idpersona.pipelines.instantid_mixin import InstantIDMixin, LateComponents, count_prompts
-from idpersona.seams.scale import check_scale
-
-Images = PipelineImageInput
-NetInput = ControlNetModel | list[ControlNetModel] | tuple[ControlNetModel] | MultiControlNetModel
-StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+from idpersona.pipelines.instantid_mixin import (
+    Images,
+    InstantIDMixin,
+    LateComponents,
+    NetInput,
+    StepCallback,
+)
 
 
 class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLControlNetPipeline):
@@ -157,10 +154,4 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
         Raises:
             BadInput: no adapter is loaded, or ``image_embeds`` is missing, misshapen or not finite.
         """
-        arguments = dict(locals())
-        for name in ("self", "__class__", "kwargs", "image_embeds", "ip_adapter_scale"):
-            arguments.pop(name, None)
-        if ip_adapter_scale is not None:
-            self.identity_scale = check_scale(ip_adapter_scale, "ip_adapter_scale")
-        with self._identity(image_embeds, count_prompts(prompt, prompt_embeds)):
-            return super().__call__(**arguments, **kwargs)
+        return self._call_with_identity(super().__call__, dict(locals()))

@@ -19,7 +19,7 @@ class Latents(nn.Module):
     def __init__(self, folder: str):
         super().__init__()
         path = require_folder(folder, "autoencoder", "mini-vae")
-        vae = AutoencoderTiny.from_pretrained(path, torch_dtype=torch.float32)
+        vae = AutoencoderTiny.from_pretrained(path)
         self.vae = channels_last(vae.eval().requires_grad_(False))
 
     @torch.no_grad()

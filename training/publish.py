@@ -26,7 +26,7 @@ def publish_base(source: Path, target: Path) -> None:
     """A stock pipeline folder in float16 that loads as float32 where nobody asks for half precision."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(source, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(source)
     pipe.to(torch.float16)
     pipe.save_pretrained(target)
     # transformers loads in the dtype that the configuration names, diffusers in float32.

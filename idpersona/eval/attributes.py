@@ -59,5 +59,5 @@ def get_classifier(name: str) -> AttributeClassifier:
     if name not in CLASSIFIERS:
         raise UnknownName("attribute classifier", name, CLASSIFIERS)
     path = locate(name)
-    module = SmallFaceCNN.from_pretrained(path, torch_dtype=torch.float32).eval()
+    module = SmallFaceCNN.from_pretrained(path).eval()
     return AttributeClassifier(name, module, tuple(module.config["labels"]), weights_sha256(path))

@@ -67,7 +67,7 @@ def _mini_judge() -> Judge:
     from idpersona.encoders.small_cnn import SmallFaceCNN
 
     path = locate("mini-judge")
-    module = SmallFaceCNN.from_pretrained(path, torch_dtype=torch.float32).eval()
+    module = SmallFaceCNN.from_pretrained(path).eval()
     licence = "research only, non-commercial (trained on CelebA and LFW)"
     return Judge("mini-judge", module, 64, (0, 64), 127.5, weights_sha256(path), licence, True)
 

@@ -43,7 +43,7 @@ class AutoencoderObjective:
         self.config = config
         if init_from:
             folder = require_folder(init_from, "autoencoder", "mini-vae")
-            self.vae = AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32)
+            self.vae = AutoencoderTiny.from_pretrained(folder)
         else:
             self.vae = AutoencoderTiny(
                 encoder_block_out_channels=(config.channels,) * 4,

@@ -51,7 +51,7 @@ def build_base(
     """Fresh models of the configured size, or those of the pipeline folder ``<init_from>/base``."""
     if init_from:
         folder = Path(init_from) / "base"
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet")
         text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
         return Base(channels_last(unet), text_encoder, tokenizer, vae)
     depth = len(config.channels)
