@@ -193,6 +193,9 @@ def test_own_drawings_add_how_unlike_they_are(build, reader_run):
     added = float((with_drawings - plain).detach())
     assert 0 < figures["unlike_drawn"] < 2
     assert added == pytest.approx(0.3 * 2 / 8 * figures["unlike_drawn"], rel=1e-3)
+    later = build(latent_descriptor=reader, drawn=0.25, drawn_from=3)
+    assert "unlike_drawn" not in later.loss(StepKey(0, 2, range(8), 8))[1]
+    assert "unlike_drawn" in later.loss(StepKey(0, 3, range(8), 8))[1]
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

@@ -141,13 +141,13 @@ class DiffusionObjective:
             unlike = self.likeness.to_photos(step.estimate()[people], latents[people], signal)
             figures["unlike"] = float(unlike.detach())
             loss = loss + self.config.likeness * batch.people / len(error) * unlike
-            drawn = batch.of_share(self.config.drawn)
-            if drawn.people:
-                own = self.draw(drawn, latents.shape[1:])
-                signal = own.alpha.sqrt().view(-1)
-                unlike = self.likeness.to_descriptors(own.estimate(), drawn.descriptors, signal)
-                figures["unlike_drawn"] = float(unlike.detach())
-                loss = loss + self.config.likeness * drawn.people / len(error) * unlike
+        drawn = batch.of_share(self.config.drawn if key.step >= self.config.drawn_from else 0.0)
+        if self.likeness and drawn.people:
+            own = self.draw(drawn, latents.shape[1:])
+            signal = own.alpha.sqrt().view(-1)
+            unlike = self.likeness.to_descriptors(own.estimate(), drawn.descriptors, signal)
+            figures["unlike_drawn"] = float(unlike.detach())
+            loss = loss + self.config.likeness * drawn.people / len(error) * unlike
         return loss, figures
 
     def denoise(self, batch: DiffusionBatch, latents: Tensor) -> Denoised:

@@ -27,6 +27,7 @@ class DiffusionConfig(BaseModel):
             latents lies from that of the photo (1 - cosine), for samples with a person.
         drawn: share of each batch, in eighths and at most ``identity``, whose people the model besides draws
             from noise itself, up to a random step at which the identity loss is taken.
+        drawn_from: first training step with such drawings; before it they are no faces yet.
         wide: share of samples in a framing from the whole range of poses.
         channels, layers: of the fresh UNet, whose heads are 32 wide; with ``init_from`` unused, as are the
             following.
@@ -48,6 +49,7 @@ class DiffusionConfig(BaseModel):
     latent_descriptor: str | None = None
     likeness: float = Field(0.1, ge=0)
     drawn: float = Field(0.0, ge=0, le=1, multiple_of=1 / PERIOD)
+    drawn_from: int = Field(0, ge=0)
     wide: float = Field(0.35, ge=0, le=1)
     channels: tuple[int, ...] = (128, 192, 224)
     layers: int = 1
