@@ -82,6 +82,11 @@ class Studio:
         self.drawn = 0
         """Pictures drawn by this object, those found in the cache not counted."""
 
+    @property
+    def weights(self) -> dict[str, str | None]:
+        """sha256 of what draws, for the report."""
+        return {"base": self.base_sha256, "adapter": self.adapter_sha256}
+
     def draw(self, shots: Sequence[Shot], label: str = "drawing") -> list[Image.Image]:
         """One RGB picture per shot, in their order."""
         paths = [self._path(shot) for shot in shots]

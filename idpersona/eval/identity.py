@@ -80,14 +80,9 @@ def evaluate_identity(
         notes.append(f"only {len(actors)} people: rank-1 is among {gallery}, not {protocol.gallery}")
     return Report(
         kind="identity",
-        settings={
-            "protocol": protocol.model_dump(),
-            "split_sha256": protocol.split_sha256(),
-            **(settings or {}),
-        },
+        settings=protocol.record(settings),
         weights={
-            "base": studio.base_sha256,
-            "adapter": studio.adapter_sha256,
+            **studio.weights,
             f"finder:{finder.name}": finder.weights_sha256,
             **{f"judge:{judge.name}": judge.weights_sha256 for judge in judges},
         },

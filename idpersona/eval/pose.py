@@ -77,15 +77,9 @@ def evaluate_pose(
     errors = {name: _errors(*compared[name], protocol.size) for name in (DRAWN, REAL)}
     return Report(
         kind="pose",
-        settings={
-            "protocol": protocol.model_dump(),
-            "split_sha256": protocol.split_sha256(),
-            "scale": scale,
-            **(settings or {}),
-        },
+        settings=protocol.record({"scale": scale, **(settings or {})}),
         weights={
-            "base": studio.base_sha256,
-            "adapter": studio.adapter_sha256,
+            **studio.weights,
             f"finder:{finder.name}": finder.weights_sha256,
             f"reader:{reader.name}": reader.weights_sha256,
         },

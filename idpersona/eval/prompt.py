@@ -90,15 +90,9 @@ def evaluate_prompt(
         people.append(entry)
     return Report(
         kind="prompt",
-        settings={
-            "protocol": protocol.model_dump(),
-            "split_sha256": protocol.split_sha256(),
-            "scale": scale,
-            **(settings or {}),
-        },
+        settings=protocol.record({"scale": scale, **(settings or {})}),
         weights={
-            "base": studio.base_sha256,
-            "adapter": studio.adapter_sha256,
+            **studio.weights,
             f"classifier:{classifier.name}": classifier.weights_sha256,
             f"finder:{finder.name}": finder.weights_sha256,
         },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -138,6 +139,10 @@ class Protocol(_Frozen):
 
     def split_sha256(self) -> str:
         return hashlib.sha256(self.split_path().read_bytes()).hexdigest()
+
+    def record(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a report says of its settings: the whole protocol, the hash of the split, and ``more``."""
+        return {"protocol": self.model_dump(), "split_sha256": self.split_sha256(), **(more or {})}
 
     def split_people(self) -> dict[str, list[str]]:
         """Identity -> photo files of the split's part, sorted by identity."""

@@ -52,11 +52,7 @@ def evaluate_reconstruction(
     ]
     return Report(
         kind="reconstruction",
-        settings={
-            "protocol": protocol.model_dump(),
-            "split_sha256": protocol.split_sha256(),
-            **(settings or {}),
-        },
+        settings=protocol.record(settings),
         weights={"vae": modules_sha256({"vae": pipe.vae}), f"finder:{finder.name}": finder.weights_sha256},
         rows=rows,
         people=values,
