@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from idpersona.errors import CheckpointError
+from idpersona.errors import CheckpointError, first_line
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 State = dict[str, Tensor]
@@ -54,8 +53,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors; it was not loaded, because a pickle can run code"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # hostile bytes break torch's unpickler in many ways
+        raise CheckpointError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not tensors by name")
     return content

@@ -12,7 +12,8 @@ from torch import nn
 from idpersona.adapters import METHODS, adapter_class
 from idpersona.adapters.base import Adapter, read_head
 from idpersona.devices import as_device, as_dtype
-from idpersona.errors import BadInput, MissingWeights, UnknownName
+from idpersona.errors import BadInput, MissingWeights, UnknownName, first_line
+from idpersona.registry.hub import hub_client
 
 FAMILIES = {"mini": 192, "sd15": 768, "sdxl": None}
 """Bases that adapters are registered for -> width of the text; SDXL is known by its other inputs."""
@@ -51,8 +52,7 @@ def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
     # A name of the registry means its weights and their licence, whatever folders lie around.
     registered = isinstance(name, str) and (name in METHODS or name in WEIGHTS)
     if folder.is_dir() and not registered:
-        method = read_head(folder)["method"] if (folder / "adapter.json").is_file() else "instantid"
-        return folder, method
+        return folder, _method_of(folder)
     if text in METHODS:
         family = base_family(base)
         entry = text if family == "sdxl" else f"{text}-{family}"
@@ -64,10 +64,10 @@ def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
         return locate(entry), text
     if text in WEIGHTS and WEIGHTS[text].kind == "adapter":
         found = locate(text)
-        own = (found / "adapter.json").is_file()
-        return found, read_head(found)["method"] if own else text.split("-")[0]
+        return found, _method_of(found)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        return _snapshot(text), "instantid"
+        found = _snapshot(text)
+        return found, _method_of(found)
     if isinstance(name, os.PathLike) or "/" in text:
         raise MissingWeights(
             f"there is no folder {text}: give an adapter name ({', '.join(METHODS)}) or a hub id"
@@ -75,18 +75,18 @@ def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
     raise UnknownName("adapter", text, METHODS)
 
 
+def _method_of(folder: Path) -> str:
+    """What an adapter of ours says it is; every published layout that is read is InstantID's."""
+    return read_head(folder)["method"] if (folder / "adapter.json").is_file() else "instantid"
+
+
 def _snapshot(repository: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["adapter.json", "*/config.json", "*.safetensors", "ip-adapter.bin", "*.ckpt"]
-    try:
+    # Every name that a published layout may have, and no demo pictures.
+    wanted = ["adapter.json", "*/config.json", "*.safetensors", "*.bin", "*.ckpt"]
+    with hub_client(f"adapter '{repository}' is no folder, is not in the hub's cache, and cannot be fetched"):
         return Path(snapshot_download(repository, allow_patterns=wanted))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingWeights(
-            f"adapter '{repository}' is no folder, is not in the hub's cache, and cannot be fetched: {reason}"
-        ) from error
 
 
 def base_family(base: Any) -> str:
@@ -124,11 +124,10 @@ def _unet_config(base: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = UNet2DConditionModel.load_config(base, subfolder="unet")  # type: ignore[assignment]
         return config
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the client of the hub raises what its HTTP library raises
         if local:
-            raise BadInput(f"base '{base}' has no readable unet/config.json") from error
-        reason = str(error).strip().splitlines()[0]
+            raise BadInput(f"base '{base}' has no readable unet/config.json: {first_line(error)}") from error
         raise MissingWeights(
-            f"base '{base}' is no folder, not in the hub's cache, and could not be fetched ({reason}); "
-            "without a network use 'mini' or a folder"
+            f"base '{base}' is no folder, not in the hub's cache, and could not be fetched "
+            f"({first_line(error)}); without a network use 'mini' or a folder"
         ) from error

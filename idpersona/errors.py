@@ -7,6 +7,7 @@ with status 2. Anything else that escapes is a defect of ours.
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable, Sequence
 
 
@@ -101,3 +102,9 @@ class ConsentRequired(IdPersonaError):
 
 class PeopleFileError(BadInput):
     """The people registry file is damaged, edited, missing where it must be, or of a newer version."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, at most 160 characters; its type if it is mute."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return textwrap.shorten(lines[0].rstrip(".: "), 160, placeholder=" …") or type(error).__name__

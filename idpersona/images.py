@@ -40,7 +40,6 @@ FORMATS = (
     "HEIF",
     "JPEG2000",
     "TGA",
-    "ICO",
 )
 MAX_FILE_BYTES = 512 * 1024 * 1024
 SAMPLE_PREFIX = "sample:"

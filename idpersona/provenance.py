@@ -59,7 +59,10 @@ def write_png(
 def write_pngs(
     pictures: Sequence[tuple[Image.Image, str | os.PathLike[str], Mapping[str, Any]]], *, force: bool = False
 ) -> None:
-    """As :func:`write_png` for several (image, path, settings): all of them are written, or none."""
+    """As :func:`write_png` for several (image, path, settings).
+
+    None takes its place before all of them lie complete on the disc.
+    """
     with ExitStack() as files:
         for image, path, settings in pictures:
             part = files.enter_context(atomic_output(path, force=force))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from packaging.version import Version
 
 from idpersona.devices import as_device, as_dtype
-from idpersona.errors import CheckpointError, MissingWeights, UnknownName
+from idpersona.errors import CheckpointError, MissingWeights, UnknownName, first_line
 from idpersona.registry import get_weight, locate, weight_names
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -84,13 +83,8 @@ def _load(source: str | Path, variant: str | None, dtype: torch.dtype) -> Diffus
     # diffusers, transformers, safetensors and the hub client share no error type for a bad checkpoint.
     except Exception as error:
         if local:
-            raise CheckpointError(f"{source} cannot be loaded as a base: {_first_line(error)}") from error
+            raise CheckpointError(f"{source} cannot be loaded as a base: {first_line(error)}") from error
         raise MissingWeights(
             f"base '{source}' is no folder, not in the hub's cache, and could not be fetched "
-            f"({_first_line(error)}); without a network use 'mini' or a folder"
+            f"({first_line(error)}); without a network use 'mini' or a folder"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return textwrap.shorten(lines[0].rstrip(".: "), 160, placeholder=" …")

@@ -23,7 +23,8 @@ from idpersona.encoders import (
 )
 from idpersona.encoders.base import FaceEncoder, Measure, ObjectEncoder
 from idpersona.encoders.catalogue import _ENTRIES
-from idpersona.errors import BadInput, NoFaceFound
+from idpersona.encoders.reading import read_checked
+from idpersona.errors import BadInput, NoFaceFound, PersonRefused
 
 POINTS = np.array([[20, 20], [40, 20], [30, 30], [22, 40], [38, 40]], dtype=np.float32)
 
@@ -162,6 +163,33 @@ def test_several_encoders_read_the_same_face(photo: Image.Image):
 def test_a_second_encoder_that_sees_another_face_is_an_error(photo: Image.Image):
     with pytest.raises(NoFaceFound, match="by encoder 'elsewhere'"):
         read_identity(photo, ["blobs", "elsewhere"])
+
+
+def test_a_check_sees_every_reading_and_leaves_nothing_behind(photo: Image.Image):
+    seen = []
+    photos = [photo, photo.rotate(90)]
+    read = read_checked(
+        photos, "many-blobs", also=["blobs"], face=1, check=lambda who, where: seen.append((who, where))
+    )
+    assert [sorted(who.features) for who, _ in seen] == [["blobs", "many-blobs"]] * 3
+    assert [len(who.sources) for who, _ in seen] == [1, 1, 2]
+    assert seen[2][1] == "the mean of the 2 photos"
+    # The face that was chosen, not the one that the other encoder would have taken.
+    wanted = ManyBlobs().embed(photo, Face((12, 12, 52, 52), POINTS, 0.9))
+    assert np.allclose(seen[0][0].feature("many-blobs").values[0], wanted)
+    plain = read_identity(photos, "many-blobs", face=1)
+    assert list(read.features) == ["many-blobs"]
+    assert np.array_equal(read.feature("many-blobs").values, plain.feature("many-blobs").values)
+
+
+def test_what_a_check_refuses_is_not_skipped(photo: Image.Image):
+    def refuse(*_: object) -> None:
+        raise PersonRefused("no")
+
+    with pytest.raises(PersonRefused):
+        read_checked([photo, photo], "blobs", check=refuse, on_error="skip")
+    with pytest.raises(NoFaceFound, match="by encoder 'elsewhere'"):
+        read_checked(photo, "blobs", also=["elsewhere"], check=lambda *_: None)
 
 
 def test_any_number_of_doubts_fits_into_an_identity(photo: Image.Image):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import socket
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,19 @@ import pytest
 from PIL import Image
 
 from idpersona import read_identity
-from idpersona.encoders import align, encoder_names, get_encoder, release_encoders, similarity
+from idpersona.encoders import (
+    align,
+    encoder_names,
+    get_encoder,
+    insightface_pack,
+    release_encoders,
+    similarity,
+)
 from idpersona.encoders.base import FaceEncoder
+from idpersona.encoders.files import sha256_of
 from idpersona.encoders.insightface_pack import InsightFaceEncoder
 from idpersona.errors import MissingWeights, NoFaceFound, UnknownName
+from idpersona.registry import WEIGHTS
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -291,3 +301,16 @@ def test_names():
     assert {"antelopev2", "buffalo_l", "dlib"} <= set(encoder_names("face"))
     with pytest.raises(UnknownName, match="did you mean antelopev2"):
         get_encoder("antelope")
+
+
+def test_another_pack_under_this_name_is_refused(
+    pack: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
+):
+    """Its vectors have the same length: InstantID would take them, and draw somebody else."""
+    published = replace(
+        WEIGHTS["buffalo_l"], files={"w600k_r50.onnx": (sha256_of(pack / "glintr100.onnx"), 1)}
+    )
+    monkeypatch.setattr(insightface_pack, "WEIGHTS", {**WEIGHTS, "buffalo_l": published})
+    with pytest.raises(MissingWeights, match="holds the pack 'buffalo_l', not 'antelopev2'"):
+        InsightFaceEncoder("antelopev2", pack)
+    assert InsightFaceEncoder("buffalo_l", pack).name == "buffalo_l"

@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from idpersona.encoders import Face, Faces, register_encoder, release_encoders
+from idpersona.encoders.catalogue import _ENTRIES
 from idpersona.errors import BadInput, ConsentRequired, PeopleFileError, PersonRefused, UnknownName
 from idpersona.identity import Feature, Identity
-from idpersona.safety.gate import check_identity, require_consent
+from idpersona.safety.gate import check_identity, read_allowed, require_consent
 from idpersona.safety.people import KEY, People, Person, Policy, cover, load_people, people_path
 from idpersona.safety.thresholds import get_threshold
 
@@ -122,8 +125,48 @@ def test_identity_that_cannot_be_compared_is_refused():
     assert check_identity(other, People((person(policy="allow"),)), "x") == []
 
 
-def test_objects_are_not_people():
-    assert check_identity(identity(vector(1), kind="object"), People((person(),)), "x") == []
+def test_objects_pass_and_faces_that_call_themselves_objects_do_not():
+    people = People((person(),))
+    assert check_identity(identity(vector(1), encoder="cups", kind="object"), people, "x") == []
+    with pytest.raises(PersonRefused, match="Ada"):
+        check_identity(identity(vector(1), kind="object"), people, "x")
+
+
+class TwoViews:
+    """Stands for dlib: the face in a bright photo and that in a dark one lie to both sides of Ada's."""
+
+    name, dim, normalised, measure, threshold, sure_score = "dlib", 128, False, "distance", 0.0, 0.5
+    weights_sha256, preprocessing, licence, provider = "0" * 64, "none", "none", "cpu"
+
+    def detect(self, image: Image.Image) -> Faces:
+        points = np.array([[20, 20], [40, 20], [30, 30], [22, 40], [38, 40]], np.float32)
+        return Faces([Face((10.0, 10.0, 50.0, 50.0), points, 0.9)], (64,))
+
+    def embed(self, image: Image.Image, face: Face) -> np.ndarray:
+        step = vector(99) / np.linalg.norm(vector(99)) * 1.2 * LIMIT
+        return vector(1) + (step if image.getpixel((0, 0))[0] > 99 else -step)
+
+    def embed_many(self, images, faces):
+        return np.stack([self.embed(image, face) for image, face in zip(images, faces, strict=True)])
+
+
+@pytest.fixture
+def two_views():
+    before = dict(_ENTRIES)
+    with pytest.warns(UserWarning, match="replaced"):
+        register_encoder("dlib", TwoViews)
+    yield [Image.new("RGB", (64, 64), shade) for shade in ("white", "black")]
+    _ENTRIES.clear()
+    _ENTRIES.update(before)
+    release_encoders()
+
+
+def test_photos_that_pass_alone_do_not_average_to_a_denied_person(two_views):
+    people = People((person(),))
+    for photo in two_views:
+        assert read_allowed(photo, "dlib", people).kind == "face"
+    with pytest.raises(PersonRefused, match="mean of the 2 photos shows 'Ada'"):
+        read_allowed(two_views, "dlib", people)
 
 
 def test_descriptor_of_another_length_is_named():

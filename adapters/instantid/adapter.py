@@ -174,6 +174,8 @@ class InstantID(Adapter):
         """
         rows = []
         for person in as_people(people, self.name):
+            if person.kind != "face":
+                raise BadInput(f"{self.name} keeps faces: it cannot draw an identity of kind '{person.kind}'")
             feature = person.feature(self.config.encoder, needed_by=self.name)
             if feature.dim != self.config.embedding_dim:
                 raise BadInput(

@@ -29,9 +29,16 @@ def to_tensor(image: Image.Image, canvas: Canvas) -> Tensor:
 
 
 def is_drawing(image: Image.Image) -> bool:
-    """Whether a picture is a keypoint drawing: most of it is exactly black, as ``draw_kps`` leaves it."""
+    """Whether a picture is a keypoint drawing, as ``draw_kps`` makes it.
+
+    Most of it is exactly black, and nearly all of the rest has a colour without one of red, green and blue; a
+    face before a black wall has not.
+    """
     pixels = np.asarray(image.convert("RGB"))
-    return bool((pixels.max(axis=2) == 0).mean() > 0.5)
+    lit = pixels[pixels.max(axis=2) > 0]
+    return 0 < len(lit) < 0.5 * pixels.shape[0] * pixels.shape[1] and bool(
+        (lit.min(axis=1) <= 8).mean() >= 0.9
+    )
 
 
 class PoseDrawer:
@@ -43,7 +50,8 @@ class PoseDrawer:
             configured freedom), keypoints
             [5, 2] or [people, 5, 2] in canvas pixels, a keypoint drawing (picture, or tensor
             [people, 3, H, W] in 0..1), a photo, or a sequence of these, one per identity. A picture counts
-            as a drawing when most of it is exactly black, otherwise as a photo whose face is looked for.
+            as a drawing when it looks like one (``is_drawing``), otherwise as a photo whose face is looked
+            for.
         read: reads an identity from a photo.
 
     Raises:
@@ -112,6 +120,4 @@ class PoseDrawer:
 
 def _is_points(pose: Sequence[Any]) -> bool:
     """A plain list [[x, y], …] is one set of keypoints, not one pose per identity."""
-    return len(pose) == 5 and all(
-        np.shape(point) == (2,) for point in pose if not isinstance(point, Identity)
-    )
+    return len(pose) == 5 and all(not isinstance(p, Identity) and np.shape(p) == (2,) for p in pose)

@@ -42,11 +42,10 @@ def identify(
     """Read who is in the photos once, and keep it as a small safe file (no photo is stored in it)."""
     from idpersona.cli.output import note, result
     from idpersona.cli.weights import adapter_encoders, check_base
-    from idpersona.encoders import read_identity
     from idpersona.errors import BadInput
     from idpersona.images import check_output
     from idpersona.registry import require_commercial
-    from idpersona.safety import check_identity, check_photos, load_people
+    from idpersona.safety import load_people, read_allowed
 
     if adapter and encoder:
         raise BadInput("give --for or --encoder, not both")
@@ -57,20 +56,16 @@ def identify(
     names = list(adapter_encoders(adapter, base) if adapter else encoder or ["dlib"])
     if commercial:
         require_commercial(names)
-    people = load_people()
-    identity = read_identity(
+    identity = read_allowed(
         photos,
         names,
+        load_people(),
         subject=subject,
         face=face,
         consent=consent,
         merge=merge,
         on_error="skip" if skip else "raise",
     )
-    if subject == "face" and people.guards:
-        check_photos(photos, people, face=face, skip=skip)
-        if all(person.centroids.keys() & identity.features.keys() for person in people.active):
-            check_identity(identity, people, "the identity")
     identity.save(output, force=force)
     for warning in identity.warnings:
         note(warning)

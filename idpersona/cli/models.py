@@ -110,19 +110,27 @@ def verify_model(name: Name = None, commercial: Commercial = False, as_json: Jso
     from dataclasses import asdict
 
     from idpersona.cli.output import result
+    from idpersona.errors import MissingWeights
     from idpersona.registry import get_weight, installed, require_commercial, verify, weight_names
 
     names = [get_weight(name).name] if name else [name for name in weight_names() if installed(name)]
     if commercial:
         require_commercial(names)
     report, lines, broken = {}, [], False
+    unverified: list[str] = []
     for each in names:
-        checks = verify(each)
+        try:
+            checks = verify(each)
+        except MissingWeights as error:
+            unverified.append(str(error))
+            continue
         report[each] = [asdict(check) for check in checks]
         broken |= not all(check.ok for check in checks)
         for check in checks:
             state = "ok" if check.ok else f"BROKEN: {check.reason}"
             lines.append(f"{each}/{check.path}: {state} ({check.against})")
     result(report, lines, as_json=as_json)
+    if unverified:
+        raise MissingWeights("; ".join(unverified))
     if broken:
         raise typer.Exit(1)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from idpersona.cli.output import note
 from idpersona.cli.request import Request
-from idpersona.cli.sources import describe_source
+from idpersona.cli.sources import describe_folders, describe_source
 from idpersona.cli.weights import adapter_encoders, adapter_weight, check_base, needed_weights
 from idpersona.errors import BadInput
-from idpersona.hashing import identity_sha256
+from idpersona.hashing import folder_fingerprint, identity_sha256
 from idpersona.identity import Identity
 from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial
-from idpersona.safety import check_identity, check_photos, load_people
+from idpersona.safety import check_identity, load_people, read_allowed
 from idpersona.safety import require_consent as check_consent
 from idpersona.safety.people import People
 
@@ -80,14 +80,13 @@ def prepare(
     loras = tuple((_lora(text), 1.0 if weight is None else weight) for text, weight in request.loras)
     encoders = list(dict.fromkeys(e for name in names for e in adapter_encoders(name, base)))
     people = load_people()
-    identity = _identity(request, encoders, names[0], consent)
-    where = request.identity or "the identity read from --photo"
+    identity = _identity(request, encoders, names[0], consent, people)
     if require_consent:
-        check_consent(identity, where)
-    _guard(request, identity, people, where)
+        check_consent(identity, request.identity or "the identity read from --photo")
     for warning in identity.warnings if request.photos else ():
         note(warning)
-    _note_change(identity, request)
+    made_with = {"weights": weights_record(needed_weights(base, names)), "versions": versions()}
+    _note_change(identity, request, made_with)
     defaults = {**FALLBACK, **(WEIGHTS[base].defaults if base in WEIGHTS else {})}
     first = secrets.randbelow(2**31) if request.seed is None else request.seed
     return Job(
@@ -106,7 +105,11 @@ def prepare(
         dtype=request.dtype,
         safety_checker=request.safety_checker is not False,
         people=people,
-        recorded=_record(request, identity, loras, paths[0]),
+        recorded={
+            **_record(request, identity, loras, paths[0]),
+            "folders": describe_folders([base, *names], paths[0]),
+            **made_with,
+        },
     )
 
 
@@ -119,24 +122,18 @@ def _lora(text: str) -> Path:
     return path
 
 
-def _identity(request: Request, encoders: Sequence[str], adapter: str, consent: bool) -> Identity:
+def _identity(
+    request: Request, encoders: Sequence[str], adapter: str, consent: bool, people: People
+) -> Identity:
     if request.identity is not None:
         if consent:
             raise BadInput("--consent is for --photo; an identity file carries its own flag")
         identity = Identity.load(request.identity)
         for encoder in encoders:
             identity.feature(encoder, needed_by=adapter)
+        check_identity(identity, people, request.identity)
         return identity
-    from idpersona.encoders import read_identity
-
-    return read_identity(list(request.photos), encoders, face=request.face, consent=consent)
-
-
-def _guard(request: Request, identity: Identity, people: People, where: str) -> None:
-    if request.photos:
-        check_photos(request.photos, people, face=request.face)
-    else:
-        check_identity(identity, people, where)
+    return read_allowed(list(request.photos), encoders, people, face=request.face, consent=consent)
 
 
 def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
@@ -147,12 +144,24 @@ def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
     eyes = [encoder for encoder in encoders if encoder in encoder_names("face")]
     if not eyes:
         raise BadInput("--pose needs an adapter that reads faces")
-    return read_identity([photo], eyes[0])
+    pose = read_identity([photo], eyes[0])
+    for warning in pose.warnings:
+        note(f"--pose: {warning}")
+    return pose
 
 
-def _note_change(identity: Identity, request: Request) -> None:
+def _note_change(identity: Identity, request: Request, now: Mapping[str, Mapping[str, str]]) -> None:
+    """Say what is not as it was when the picture was made that is to be repeated."""
+    changed = [
+        name
+        for names in now.values()
+        for name, value in names.items()
+        if (request.made_with or {}).get(name, value) != value
+    ]
     if request.face_features and request.face_features != identity_sha256(identity):
-        note("the identity reads differently than when the picture was made; it will not be repeated exactly")
+        changed.append("what is read of the identity")
+    if changed:
+        note(f"not as when the picture was made: {', '.join(changed)}; it may not be repeated exactly")
 
 
 def _record(
@@ -178,10 +187,19 @@ def _record(
 
 
 def weights_record(names: Sequence[str]) -> dict[str, str]:
-    """One digest for each registered set of weights that is pinned: of its files' hashes."""
+    """One digest for each set of weights: a pinned one's of its files' hashes, a folder's its fingerprint."""
     record = {}
     for name in names:
-        if name in WEIGHTS and all(sha for sha, _ in get_weight(name).files.values()):
+        if name not in WEIGHTS and Path(name).is_dir():
+            record[name] = folder_fingerprint(Path(name))
+        elif name in WEIGHTS and all(sha for sha, _ in get_weight(name).files.values()):
             pins = sorted(f"{path} {sha}" for path, (sha, _) in get_weight(name).files.items())
             record[name] = hashlib.sha256("\n".join(pins).encode()).hexdigest()
     return record
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("idpersona", "torch", "diffusers", "transformers")}

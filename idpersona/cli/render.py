@@ -12,8 +12,7 @@ from typing import Any
 from PIL import Image
 
 from idpersona.cli.output import Progress, note, quiet_libraries, spinner
-from idpersona.cli.prepare import Job, weights_record
-from idpersona.cli.weights import needed_weights
+from idpersona.cli.prepare import Job
 from idpersona.errors import BadInput
 from idpersona.identity import Identity
 from idpersona.provenance import write_pngs
@@ -30,7 +29,7 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     import torch
 
     width, height = job.size or canvas(pipe, [a for a, _ in adapters], job.pose)
-    _safety_checker(pipe, job)
+    checker = _safety_checker(pipe, job)
     for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
         note_cut(pipe, text, option)
     common = {
@@ -46,9 +45,7 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
             str(pipe.dtype)
         ],
         "scheduler": type(pipe.scheduler).__name__,
-        "safety_checker": job.safety_checker,
-        "weights": weights_record(needed_weights(job.base, [name for name, _ in job.adapters])),
-        "versions": versions(),
+        "safety_checker": checker,
     }
     pictures: list[Image.Image] = []
     with Progress(job.steps * len(paths), "drawing") as progress, ExitStack() as scopes:
@@ -122,10 +119,14 @@ def canvas(pipe: Any, adapters: Sequence[Any], pose: Identity | None) -> tuple[i
     return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
 
 
-def _safety_checker(pipe: Any, job: Job) -> None:
-    if getattr(pipe, "safety_checker", None) is not None and not job.safety_checker:
+def _safety_checker(pipe: Any, job: Job) -> bool | None:
+    """Whether the base's own checker looks at the pictures; None when it has none."""
+    if getattr(pipe, "safety_checker", None) is None:
+        return None
+    if not job.safety_checker:
         pipe.safety_checker = None
         note("the base's safety checker is switched off for this picture; its settings say so")
+    return job.safety_checker
 
 
 def note_cut(pipe: Any, text: str, option: str) -> None:
@@ -159,10 +160,3 @@ def _add_loras(pipe: Any, job: Job) -> None:
             reason = " ".join(str(error).split())[:200]
             raise BadInput(f"LoRA {file} does not fit base '{job.base}': {reason}") from error
     pipe.set_adapters(names, [weight for _, weight in job.loras])
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("idpersona", "torch", "diffusers", "transformers")}

@@ -28,6 +28,7 @@ class Request:
         device, dtype: where and how it is computed.
         safety_checker: whether the base's own checker stays on.
         face_features: sha256 of the features that the repeated picture was made with.
+        made_with: name -> digest or version of the weights and packages that it was made with.
     """
 
     identity: str | None = None
@@ -48,6 +49,7 @@ class Request:
     dtype: str | None = None
     safety_checker: bool | None = None
     face_features: str | None = None
+    made_with: dict[str, str] | None = None
 
     def checked(self) -> Request:
         """Itself, when every decided number lies within its range.
@@ -112,9 +114,12 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
     Raises:
         BadInput: the settings are damaged, or a source is not here any more.
     """
-    from idpersona.cli.sources import find_source
+    from idpersona.cli.output import note
+    from idpersona.cli.sources import find_folder, find_source
 
     try:
+        if settings.get("safety_checker") is False and asked.safety_checker is None:
+            note("made without the base's safety checker, which is on now: repeat with --no-safety-checker")
         source = settings["identity"]
         replaced = bool(asked.identity or asked.photos)
         paths = [] if replaced else [find_source(entry, png) for entry in source["sources"]]
@@ -126,8 +131,11 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             face=source.get("face"),
             prompt=settings["prompt"],
             negative=settings.get("negative") or None,
-            adapters=tuple((entry["name"], float(entry["scale"])) for entry in settings["adapters"]),
-            base=settings["base"],
+            adapters=tuple(
+                (find_folder(entry["name"], settings, png), float(entry["scale"]))
+                for entry in settings["adapters"]
+            ),
+            base=find_folder(settings["base"], settings, png),
             loras=tuple((find_source(entry, png), float(entry["weight"])) for entry in loras),
             steps=settings["steps"],
             guidance=float(settings["guidance"]),
@@ -136,12 +144,16 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             pose=find_source(pose, png) if pose else None,
             device=settings["device"],
             dtype=settings["dtype"],
-            safety_checker=settings.get("safety_checker"),
             face_features=source.get("features_sha256"),
+            made_with={
+                find_folder(name, settings, png): value
+                for part in ("weights", "versions")
+                for name, value in settings.get(part, {}).items()
+            },
         )
         _check_types(request)
         return request.checked()
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"the settings in {png} are damaged: {type(error).__name__} {error}") from error
@@ -157,7 +169,6 @@ def _check_types(request: Request) -> None:
         "device": (str,),
         "dtype": (str,),
         "face": (int, type(None)),
-        "safety_checker": (bool, type(None)),
     }.items():
         if type(getattr(request, name)) not in kinds:
             raise TypeError(name)

@@ -7,21 +7,40 @@ that has not the recorded content.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from idpersona.errors import BadInput, PhotoError, UnknownName
 from idpersona.images import SAMPLE_PREFIX, photo_sha256
+from idpersona.registry import WEIGHTS
 
 
 def describe_source(name: str, png: Path) -> dict[str, Any]:
     """Record of the file ``name`` for a picture that is written to ``png``."""
     sha256 = photo_sha256(name)
+    if not name.isprintable():
+        raise BadInput(f"{name!r}: the picture's settings can hold printable names only; rename the file")
     if name.startswith(SAMPLE_PREFIX):
         return {"path": name, "typed": name, "sha256": sha256}
     relative = os.path.relpath(Path(name).expanduser().resolve(), png.resolve().parent)
     return {"path": Path(relative).as_posix(), "typed": name, "sha256": sha256}
+
+
+def describe_folders(names: Iterable[str], png: Path) -> dict[str, str]:
+    """The folders among ``names`` of bases and adapters, as typed -> path from the picture's folder."""
+    folders = [name for name in names if name not in WEIGHTS and Path(name).is_dir()]
+    if unprintable := [name for name in folders if not name.isprintable()]:
+        raise BadInput(f"{unprintable[0]!r}: the picture's settings can hold printable names only; rename it")
+    here = png.resolve().parent
+    return {name: Path(os.path.relpath(Path(name).resolve(), here)).as_posix() for name in folders}
+
+
+def find_folder(name: str, settings: Mapping[str, Any], png: Path) -> str:
+    """Base or adapter ``name`` of a picture: a recorded folder where it lay from there, else as typed."""
+    relative = settings.get("folders", {}).get(name)
+    place = None if relative is None else png.resolve().parent / relative
+    return os.fspath(place) if place is not None and place.is_dir() else name
 
 
 def find_source(entry: Mapping[str, Any], png: Path) -> str:

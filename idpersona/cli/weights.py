@@ -32,7 +32,8 @@ def adapter_weight(name: str, base: str) -> Weight | None:
         UnknownName: neither an adapter's name, nor a folder, nor the form of a hub id.
         MissingWeights: there are no registered weights of this adapter for this base.
     """
-    if Path(name).is_dir():
+    # As in load_adapter: a registered name means its weights, whatever folders lie around.
+    if Path(name).is_dir() and name not in METHODS and name not in WEIGHTS:
         return None
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise MissingWeights(f"no folder {name}: an adapter is {', '.join(METHODS)}, a folder, or a hub id")

@@ -20,6 +20,7 @@ from idpersona.encoders.base import Face, Faces, Measure
 from idpersona.encoders.files import folder_with_onnx, pack_folders, sha256_of
 from idpersona.encoders.ladder import Rung, View, look
 from idpersona.errors import MissingWeights
+from idpersona.registry import WEIGHTS
 
 LADDER = (Rung(640), Rung(448), Rung(320), Rung(640, 0.5), Rung(320, 0.5), Rung(1280))
 DETECTION_THRESHOLD = 0.5
@@ -60,6 +61,7 @@ class InsightFaceEncoder:
         self._detector, self._recogniser = models["detection"], models["recognition"]
         self.dim = int(self._recogniser.output_shape[-1])
         self.weights_sha256 = sha256_of(Path(self._recogniser.model_file))
+        _check_pack(name, self.weights_sha256, place)
         side = self._recogniser.input_size[0]
         self.preprocessing = f"BGR, 5 points, {side} px ArcFace crop, not normalised"
         if self.provider != wanted[0]:
@@ -139,6 +141,16 @@ def _load(place: Path, providers: list[str]) -> dict[str, Any]:
     if "recognition" not in analysis.models:
         raise MissingWeights(f"the InsightFace pack in {place} holds no recognition network")
     return dict(analysis.models)
+
+
+def _check_pack(name: str, sha256: str, place: Path) -> None:
+    """Refuse another pack's recognition network: its vectors look alike and mean something else."""
+    known = {sha: w.name for w in WEIGHTS.values() if w.kind == "encoder" for sha, _ in w.files.values()}
+    is_pack = known.get(sha256)
+    if is_pack not in (None, name):
+        raise MissingWeights(f"{place} holds the pack '{is_pack}', not '{name}': give the folder of '{name}'")
+    if is_pack is None:
+        log.warning("the recognition network in %s is not that of the published pack '%s'", place, name)
 
 
 def antelopev2(**options: Any) -> InsightFaceEncoder:

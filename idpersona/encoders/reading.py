@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from idpersona.images import OpenedPhoto, Photo, open_photo_full, photo_name
 from idpersona.merging import few_warnings
 
 DEFAULT_ENCODER = "dlib"
+Check = Callable[[Identity, str], object]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,40 @@ def read_identity(
         UnknownName, MissingWeights: no such encoder, or its weights are not here.
         BadInput: no photo, or arguments that contradict each other.
     """
+    return read_checked(
+        photos,
+        encoder,
+        subject=subject,
+        face=face,
+        consent=consent,
+        merge=merge,
+        weights=weights,
+        on_error=on_error,
+    )
+
+
+def read_checked(
+    photos: Photo | Sequence[Photo],
+    encoder: str | Sequence[str] = DEFAULT_ENCODER,
+    *,
+    also: Sequence[str] = (),
+    check: Check | None = None,
+    subject: Subject = "face",
+    face: int | None = None,
+    consent: bool = False,
+    merge: MergeRule = "mean",
+    weights: Sequence[float] | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> Identity:
+    """:func:`read_identity` with a look at every reading, each photo's and the joined one, before it returns.
+
+    Args (beside those of ``read_identity``):
+        also: further encoders that read the *same* faces for ``check`` alone; the result holds nothing of
+            them.
+        check: called with an identity and what it was read from; what it raises ends the reading.
+    """
     encoders = _encoders(encoder, subject)
+    extra = [e for e in _encoders(also, subject) if e not in encoders] if also else []
     if face is not None and (isinstance(face, bool) or not isinstance(face, int) or face < 0):
         raise FaceChoiceError(f"face is a number from 0 (the largest face) on, got {face!r}")
     if face is not None and subject != "face":
@@ -80,7 +114,7 @@ def read_identity(
         label = f"photo {number}: " if len(many) > 1 else ""
         try:
             opened = open_photo_full(photo)
-            readings.append(_read_one(opened, encoders, subject, face, consent, label, number))
+            reading = _read_one(opened, [*encoders, *extra], subject, face, consent, label, number)
         except (PhotoError, FaceChoiceError, UnknownName) as error:
             if on_error == "raise" or (number == len(many) and not readings):
                 raise
@@ -88,14 +122,20 @@ def read_identity(
             name = photo_name(photo)
             reason = str(error).replace(str(Path(name).expanduser()), "the photo").replace(name, "the photo")
             skipped.append(_printable(f"{label}left out: {reason}"))
+            continue
+        if check:
+            check(reading.identity, photo_name(photo))
+        readings.append(reading)
     kept = None if weights is None else [weights[reading.number - 1] for reading in readings]
     joined = Identity.merge([reading.identity for reading in readings], merge, kept)
+    if check and len(readings) > 1:
+        check(joined, f"the mean of the {len(readings)} photos")
     # What touches whole photos comes first: of very many doubts the last are left out.
     doubts = [*skipped, *_strangers(readings, encoders)]
     doubts += [warning for reading in readings for warning in reading.identity.warnings]
     return Identity(
         kind=joined.kind,
-        features=joined.features,
+        features={e.name: joined.features[e.name] for e in encoders},
         keypoints=joined.keypoints,
         image_size=joined.image_size,
         sources=joined.sources,

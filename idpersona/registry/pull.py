@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from idpersona.errors import BadInput, MissingWeights
+from idpersona.errors import BadInput
+from idpersona.registry.hub import hub_client
 from idpersona.registry.locate import installed, locate
 from idpersona.registry.verify import FileCheck, verify
 
@@ -44,17 +45,12 @@ def report_broken(name: str, checks: list[FileCheck]) -> None:
 
 def _fetch(name: str) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     from idpersona.registry import get_weight
 
     weight = get_weight(name)
     repository, folder = weight.hub
     prefix = f"{folder}/" if folder else ""
-    try:
+    failed = f"cannot fetch '{name}' from the hub ({repository})"
+    with hub_client(failed, "; what came is kept, run it again"):
         snapshot_download(repository, allow_patterns=[prefix + path for path in weight.files])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise MissingWeights(
-            f"cannot fetch '{name}' from the hub ({repository}): {reason}; what came is kept, run it again"
-        ) from error

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from idpersona.errors import MissingWeights
 from idpersona.hashing import file_sha256
+from idpersona.registry.hub import hub_client
 from idpersona.registry.locate import locate
 from idpersona.registry.weight import Weight
 
@@ -45,16 +45,11 @@ def _stated_by_hub(weight: Weight) -> dict[str, str]:
         MissingWeights: the hub cannot be reached, so that nothing is there to compare with.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     repository, folder = weight.hub
     prefix = f"{folder}/" if folder else ""
-    try:
+    with hub_client(f"'{weight.name}' cannot be verified: no hash is pinned and the hub is out of reach"):
         info = HfApi().model_info(repository, files_metadata=True)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        raise MissingWeights(
-            f"'{weight.name}' cannot be verified: no hash is pinned and the hub is out of reach"
-        ) from error
     stated = {}
     for sibling in info.siblings or ():
         sha = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id

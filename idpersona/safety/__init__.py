@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from idpersona.safety.gate import check_identity, check_photos, check_picture, require_consent
+from idpersona.safety.gate import check_identity, check_picture, read_allowed, require_consent
 from idpersona.safety.people import Match, People, Person, load_people, people_path
 from idpersona.safety.thresholds import Threshold, get_threshold
 
@@ -12,10 +12,10 @@ __all__ = [
     "Person",
     "Threshold",
     "check_identity",
-    "check_photos",
     "check_picture",
     "get_threshold",
     "load_people",
     "people_path",
+    "read_allowed",
     "require_consent",
 ]

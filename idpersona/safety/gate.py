@@ -6,19 +6,12 @@ Deny beats allow. The comparison is a gate with a known error rate, not a proof 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from idpersona.errors import (
-    BadInput,
-    ConsentRequired,
-    FaceChoiceError,
-    PersonRefused,
-    PhotoError,
-    UnknownName,
-)
+from idpersona.errors import BadInput, ConsentRequired, PersonRefused
 from idpersona.safety.people import Match, People, cover
 
 if TYPE_CHECKING:
@@ -56,7 +49,9 @@ def _judge(matches: Sequence[Match], people: People, where: str, *, reference: b
 
 
 def check_identity(identity: Identity, people: People, where: str) -> list[Match]:
-    """Check an identity that conditions a picture; objects are not people and pass.
+    """Check an identity that conditions a picture.
+
+    An object passes as long as no face encoder read it: what an identity file calls itself proves nothing.
 
     Returns:
         The (allowed) people it matches.
@@ -65,7 +60,11 @@ def check_identity(identity: Identity, people: People, where: str) -> list[Match
         PersonRefused: it matches a denied person, matches nobody while others are denied, or holds no feature
             by which an entry could be compared.
     """
-    if not people.guards or identity.kind != "face":
+    from idpersona.encoders import encoder_names
+
+    if not people.guards:
+        return []
+    if identity.kind != "face" and not identity.features.keys() & set(encoder_names("face")):
         return []
     for person in people.active:
         if not person.centroids.keys() & identity.features.keys():
@@ -81,38 +80,33 @@ def check_identity(identity: Identity, people: People, where: str) -> list[Match
     return _judge(matches, people, where, reference=True)
 
 
-def check_photos(
-    photos: Iterable[Photo], people: People, *, face: int | None = None, skip: bool = False
-) -> list[Match]:
-    """Check each reference photo alone, before several are averaged into one identity.
+def read_allowed(
+    photos: Photo | Sequence[Photo], encoder: str | Sequence[str], people: People, **options: Any
+) -> Identity:
+    """``read_identity``, refused where a photo, or what several become together, shows a refused person.
+
+    The registry's own encoders look at the very faces that are used, also where another encoder found them.
 
     Args:
-        photos: as for ``read_identity``.
+        photos, encoder, options: as for ``read_identity``.
         people: the registry.
-        face: number of the face that is used, as for ``read_identity``; the largest when ``None``.
-        skip: leave out photos that cannot be read.
 
     Raises:
         PersonRefused: as for :func:`check_identity`; the photo is named.
+        NoFaceFound: an encoder of the registry finds no face where the other one found it, so that the photo
+            cannot be checked.
     """
-    if not people.guards:
-        return []
-    from idpersona.encoders import read_identity
-    from idpersona.images import photo_name
+    from idpersona.encoders.reading import read_checked
 
-    matches: list[Match] = []
-    for photo in photos:
-        if people.encoders:
-            try:
-                identity = read_identity([photo], encoder=people.encoders, face=face)
-            except (PhotoError, FaceChoiceError, UnknownName):
-                if skip:
-                    continue
-                raise
-            matches += check_identity(identity, people, photo_name(photo))
-        else:
-            _judge([], people, photo_name(photo), reference=True)
-    return matches
+    if not people.guards or options.get("subject", "face") != "face":
+        return read_checked(photos, encoder, **options)
+    return read_checked(
+        photos,
+        encoder,
+        also=people.encoders,
+        check=lambda identity, where: check_identity(identity, people, where),
+        **options,
+    )
 
 
 def check_picture(picture: Image.Image, people: People, where: str = "the picture") -> list[Match]:

@@ -8,7 +8,10 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import load_file, save_file
 
+from idpersona.cli.request import Request, recorded_request
 from idpersona.provenance import is_marked, read_settings
 
 
@@ -70,7 +73,41 @@ def test_from_repeats_exactly_elsewhere(draw, run, tmp_path):
     for settings in (first, second):
         for source in (*settings["identity"]["sources"], settings["pose"]):
             del source["path"], source["typed"]
+        settings.pop("folders")
     assert first == second
+
+
+def test_from_finds_folders_from_another_place_and_says_when_they_changed(
+    run, tiny, me, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "adapter"):
+        shutil.copytree(tiny / name, tmp_path / name)
+    words = ("--base", "base", "--adapter", "./adapter", "--identity", me, "--prompt", "x", "--steps", 1)
+    run("generate", *words, "--device", "cpu", "-o", "made/a.png").refused("made")
+    (tmp_path / "made").mkdir()
+    run("generate", *words, "--device", "cpu", "-o", "made/a.png").done()
+    monkeypatch.chdir(tmp_path / "made")
+    again = run("generate", "--from", "a.png", "-o", "b.png").done()
+    assert "note" not in again.err
+    assert np.array_equal(pixels("a.png"), pixels("b.png"))
+    weights = next((tmp_path / "base" / "unet").glob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file({name: value + 0.01 for name, value in tensors.items()}, weights)
+    changed = run("generate", "--from", "a.png", "-o", "c.png").done()
+    assert "not as when the picture was made: " in changed.err
+    assert "base" in changed.err.split("made: ")[1]
+    assert not np.array_equal(pixels("a.png"), pixels("c.png"))
+
+
+def test_a_recorded_picture_does_not_switch_the_checker_off(draw, run, drawn, tmp_path):
+    settings = read_settings(drawn)
+    assert settings["safety_checker"] is None  # the tiny base has none
+    info = PngInfo()
+    info.add_itxt("parameters", json.dumps(settings | {"safety_checker": False}))
+    Image.new("RGB", (8, 8)).save(drawn.parent / "unsafe.png", pnginfo=info)
+    unsafe = drawn.parent / "unsafe.png"
+    assert recorded_request(read_settings(unsafe), unsafe, Request()).safety_checker is None
 
 
 def test_from_repeats_each_of_several(draw, run, tmp_path):

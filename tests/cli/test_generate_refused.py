@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -186,6 +187,9 @@ def test_base_checkpoints(run, tiny, me, tmp_path, damage):
         {"identity": {"from": "file", "sources": [{"path": "/etc/passwd", "typed": "x", "sha256": "0"}]}},
         {"base": None},
         {"prompt": 5},
+        {"guidance": 10**400},
+        {"folders": []},
+        {"weights": [1]},
     ],
 )
 def test_settings_of_pictures_are_checked_like_options(drawn, run, tmp_path, change):
@@ -195,6 +199,13 @@ def test_settings_of_pictures_are_checked_like_options(drawn, run, tmp_path, cha
     Image.new("RGB", (8, 8)).save(tmp_path / "edited.png", pnginfo=info)
     run("generate", "--from", tmp_path / "edited.png", "-o", tmp_path / "b.png").refused()
     assert not (tmp_path / "b.png").exists()
+
+
+def test_a_name_that_cannot_be_recorded_is_refused_before_drawing(draw, run, me, tmp_path):
+    name = os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.safetensors")
+    shutil.copy(me, name)
+    draw("--identity", name, "-o", tmp_path / "a.png", identity=False).refused("printable", "rename")
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_a_recorded_weight_that_is_no_number_is_refused(drawn, run, tmp_path):

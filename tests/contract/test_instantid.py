@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -230,6 +231,21 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path: Path, monkeypatch:
         with pytest.raises(CheckpointError, match="more than tensors"):
             read_published(name)
     assert not Path("was-run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b".", b"\x80\x02", b"\x80\x02}q\x00K", b"\x80\x04\x95\xff"])
+def test_a_damaged_pickle_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ip-adapter.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"ip-adapter\.bin") as refused:
+        read_published(tmp_path / "ip-adapter.bin")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_an_object_is_no_face(published: Path, pipe: Any) -> None:
+    adapter = load_adapter(published, base=pipe)
+    cup = replace(person(np.ones(512)), kind="object")
+    with pytest.raises(BadInput, match="kind 'object'"), adapter.attach(pipe, cup):
+        pass
 
 
 def test_wrong_checkpoints_name_three_keys(golden: ModuleType, parts: dict[str, Any], tmp_path: Path) -> None:

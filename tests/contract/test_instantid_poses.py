@@ -58,6 +58,21 @@ def test_poses_that_can_be_given() -> None:
         assert torch.equal(got, _drawn(points, canvas)), pose
 
 
+def test_five_people_in_the_poses_of_five() -> None:
+    people = [person(np.full(512, float(n))) for n in range(5)]
+    got = PoseDrawer(people, people, CONFIG, _unread)((128, 96))
+    assert got.shape == (5, 3, 96, 128)
+
+
+def test_a_face_before_a_black_wall_is_no_drawing() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    assert not is_drawing(Image.fromarray(pixels))
+    pixels[20:44, 24:40] = (210, 160, 130)
+    assert not is_drawing(Image.fromarray(pixels))
+    drawing = draw_kps((128, 96), KPS, radius=3, stick_width=1)
+    assert is_drawing(drawing.resize((512, 384), Image.Resampling.BILINEAR))
+
+
 def test_a_photo_as_a_pose_is_read() -> None:
     photo = Image.new("RGB", (64, 64), (90, 80, 70))
     asked = []
