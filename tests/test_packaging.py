@@ -85,7 +85,14 @@ def test_quick_start_is_two_one_line_blocks_and_ci_runs_the_second():
     blocks = re.findall(r"^```bash\n(.*?)^```$", section[1], re.S | re.M)
     assert len(blocks) == 2 and all(block.count("\n") == 1 for block in blocks)
     assert "generate" in blocks[0] and "pytest" in blocks[1]
-    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    found = re.search(r"^command=.*$", script, re.M)
+    assert found
+    read = subprocess.run(
+        ["bash", "-c", f'{found[0]}; printf "%s" "$command"'], cwd=ROOT, capture_output=True, text=True
+    )
+    assert read.stdout == blocks[1].rstrip("\n")
+    assert 'eval "$command"' in script
 
 
 def test_assets_are_small_enough():

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,24 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from idpersona.errors import BadInput, CheckpointError
+from idpersona.training.config import Recipe
 from idpersona.training.ema import Ema
 
 
 def checkpoint_folder(output: str | Path) -> Path:
     """Where the run that writes to ``output`` keeps its checkpoints."""
     return Path(output) / "checkpoints"
+
+
+def check_folder(output: str | Path) -> None:
+    """Raises BadInput when ``output`` cannot be a folder to write to."""
+    place = Path(output).absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise BadInput(
+            f"{output} cannot be written to: {place} is no writable folder; choose another --output"
+        )
 
 
 def refuse_existing(output: str | Path) -> None:
@@ -35,8 +51,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
-def save(folder: Path, step: int, module: nn.Module, optimiser: Any, ema: Ema) -> None:
-    """Written beside its place and renamed, so that a checkpoint is whole or absent."""
+def save(
+    folder: Path, step: int, recipe: Recipe, module: nn.Module, optimiser: Any, ema: Ema, scaler: Any = None
+) -> None:
+    """Written beside its place and renamed, so that a checkpoint is whole or absent.
+
+    ``scaler`` is that of fp16, where there is one. The recipe is kept for whoever asks later how the weights
+    were made, when a run was resumed with another one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"step-{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -44,7 +66,8 @@ def save(folder: Path, step: int, module: nn.Module, optimiser: Any, ema: Ema) -
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "weights.safetensors")
     save_file({k: v.contiguous() for k, v in ema.state_dict().items()}, partial / "ema.safetensors")
     torch.save(optimiser.state_dict(), partial / "optimiser.pt")
-    (partial / "state.json").write_text(json.dumps({"step": step}))
+    state = {"step": step, "recipe": recipe.model_dump(mode="json"), "scaler": scaler and scaler.state_dict()}
+    (partial / "state.json").write_text(json.dumps(state, indent=2))
     final = folder / f"step-{step}"
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
@@ -53,19 +76,58 @@ def save(folder: Path, step: int, module: nn.Module, optimiser: Any, ema: Ema) -
         shutil.rmtree(old)
 
 
-def restore(folder: Path, module: nn.Module, optimiser: Any, ema: Ema) -> int:
+def restore(
+    folder: Path, recipe: Recipe, module: nn.Module, optimiser: Any, ema: Ema, scaler: Any = None
+) -> int:
     """Load the newest checkpoint and return its step; 0 when there is none yet.
 
-    Raises CheckpointError when it is of another model than the recipe's.
+    What the recipe says otherwise than the run did so far is printed.
+
+    Raises:
+        BadInput: the seed or the batch size is another one, so that samples would repeat or be left out.
+        CheckpointError: the checkpoint is of another model than the recipe's.
     """
     path = latest_checkpoint(folder)
     if path is None:
         return 0
-    try:
+    state = json.loads((path / "state.json").read_text())
+    _compare(path, state.get("recipe"), recipe)
+    with _fitting(path):
         module.load_state_dict(load_file(path / "weights.safetensors"))
         ema.load_state_dict(load_file(path / "ema.safetensors"))
         optimiser.load_state_dict(torch.load(path / "optimiser.pt", weights_only=True, map_location="cpu"))
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
+    return int(state["step"])
+
+
+def load_average(checkpoint: Path, module: nn.Module) -> None:
+    """Put a checkpoint's averaged weights into ``module``; CheckpointError when it is of another model."""
+    with _fitting(checkpoint):
+        module.load_state_dict(load_file(checkpoint / "ema.safetensors"))
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not fit the recipe's model: {reason}") from error
-    return int(json.loads((path / "state.json").read_text())["step"])
+
+
+def _compare(path: Path, before: dict[str, Any] | None, recipe: Recipe) -> None:
+    was, now = _flat(before or {}), _flat(recipe.model_dump(mode="json"))
+    changed = [name for name in now if name in was and was[name] != now[name]]
+    for name in ("loop.seed", "loop.batch_size"):
+        if name in changed:
+            raise BadInput(f"{path} was made with {name} {was[name]}, the recipe says {now[name]}")
+    for name in changed:
+        print(f"{recipe.name}: {name} was {was[name]}, is {now[name]} from here on", file=sys.stderr)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -9,10 +9,10 @@ from idpersona.errors import IdPersonaError
 
 
 def exit_status(work: Callable[[], None]) -> int:
-    """Do ``work``: 0, or 2 on bad input, with one line on standard error."""
+    """Do ``work``: 0, or 2 on bad input or where the system refuses, with one line on standard error."""
     try:
         work()
-    except IdPersonaError as error:
+    except (IdPersonaError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

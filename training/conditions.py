@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from idpersona.errors import BadInput
-from idpersona.training.checkpoints import checkpoint_folder, latest_checkpoint
+from idpersona.training.checkpoints import checkpoint_folder, latest_checkpoint, load_average
 from idpersona.training.command import exit_status
 from idpersona.training.config import Recipe
 from idpersona.training.keyed import StepKey
@@ -82,15 +81,15 @@ def load_for_measuring(recipe: Recipe) -> tuple[DiffusionObjective, Path]:
 
     Raises BadInput when it is no text-to-image recipe, or there is no checkpoint yet.
     """
-    always = {"identity": 1.0, "text_drop": 0.0, "identity_drop": 0.0, "both_drop": 0.0}
-    if recipe.objective.get("kind") != "diffusion":
-        raise BadInput(f"recipe {recipe.name} trains no text-to-image model")
+    always = {"identity": 1.0, "caption_drop": 0.0, "identity_drop": 0.0, "both_drop": 0.0}
+    if recipe.objective.get("kind") != "diffusion" or recipe.objective.get("identity") == 0:
+        raise BadInput(f"recipe {recipe.name} trains no text-to-image model with identity")
     checkpoint = latest_checkpoint(checkpoint_folder(recipe.output))
     if checkpoint is None:
         raise BadInput(f"no checkpoint in {recipe.output} yet")
     objective = build_objective(recipe.model_copy(update={"objective": recipe.objective | always}))
     assert isinstance(objective, DiffusionObjective)
-    objective.trained.load_state_dict(load_file(checkpoint / "ema.safetensors"))
+    load_average(checkpoint, objective.trained)
     objective.trained.eval()
     return objective, checkpoint
 

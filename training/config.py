@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, first_line
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -78,9 +78,11 @@ def load_recipe(path: str | Path) -> Recipe:
         known = ", ".join(sorted(p.stem for p in builtin_recipes()))
         raise BadInput(f"no recipe at {path}: give a YAML file, or one of the built-in names {known}")
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is no recipe that can be read: {first_line(error)}") from error
     except yaml.YAMLError as error:
-        raise BadInput(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{path} is not valid YAML: {first_line(error)}") from error
     if not isinstance(raw, dict):
         raise BadInput(
             f"{path} holds no recipe: expected a mapping with the keys {', '.join(Recipe.model_fields)}"

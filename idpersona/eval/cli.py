@@ -49,7 +49,7 @@ Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance instead of
 Batch = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
 Device = Annotated[str | None, typer.Option(help="Device of the base and the adapter, e.g. cuda.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
-Scale = Annotated[float, typer.Option(min=0, help="Adapter scale.")]
+Scale = Annotated[float, typer.Option(min=0, max=5, help="Adapter scale.")]
 
 
 @app.command()

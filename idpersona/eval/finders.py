@@ -6,6 +6,7 @@ and is in no loss, so that keypoints it finds are an independent witness of pose
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from idpersona.eval.weights import development_weight, weights_sha256
 from idpersona.images import atomic_output
 
 if TYPE_CHECKING:
-    from idpersona.encoders.base import FaceEncoder
+    from idpersona.encoders.dlib_face import DlibFaceEncoder
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class DlibFinder:
     def __init__(self) -> None:
         from idpersona.encoders import get_encoder
 
-        self._encoder = cast("FaceEncoder", get_encoder("dlib"))
-        self.weights_sha256 = self._encoder.weights_sha256
+        self._encoder = cast("DlibFaceEncoder", get_encoder("dlib"))
+        self.weights_sha256 = self._encoder.finder_sha256
 
     def find(self, image: Image.Image) -> Found | None:
         try:
@@ -127,10 +128,12 @@ class RememberedFaces:
 
     def find(self, file: str, image: Image.Image) -> Found | None:
         """The face of the photo called ``file``; ``image`` is looked at only the first time."""
-        if file not in self._known:
+        content = hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
+        key = f"{file} {content[:16]}"
+        if key not in self._known:
             found = self.finder.find(image)
-            self._known[file] = found and {"keypoints": found.keypoints.tolist(), "score": found.score}
-        known = self._known[file]
+            self._known[key] = found and {"keypoints": found.keypoints.tolist(), "score": found.score}
+        known = self._known[key]
         if known is None:
             return None
         return Found(np.asarray(known["keypoints"], np.float32), float(known["score"]))

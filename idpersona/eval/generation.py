@@ -19,9 +19,9 @@ from PIL import Image
 
 from idpersona.errors import BadInput
 from idpersona.eval.progress import track
-from idpersona.eval.weights import modules_sha256, text_sha256
+from idpersona.eval.weights import code_sha256, modules_sha256, text_sha256
 from idpersona.hashing import identity_sha256
-from idpersona.images import atomic_output
+from idpersona.provenance import write_png
 
 if TYPE_CHECKING:
     from idpersona.identity import Identity
@@ -78,7 +78,9 @@ class Studio:
         }
         self.base_sha256 = modules_sha256(_modules(pipe.components))
         self.adapter_sha256 = modules_sha256(adapter.parts) if adapter is not None else None
-        self._recipe = text_sha256([*_configurations(pipe.components), getattr(adapter, "config", None)])
+        self._recipe = text_sha256(
+            [code_sha256(), *_configurations(pipe.components), getattr(adapter, "config", None)]
+        )
         self.drawn = 0
         """Pictures drawn by this object, those found in the cache not counted."""
 
@@ -157,8 +159,7 @@ class Studio:
     def _keep(path: Path | None, picture: Image.Image) -> None:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_output(path, force=True) as part:
-                picture.save(part, format="PNG")
+            write_png(picture, path, {"made_for": "evaluation"}, force=True)
 
 
 def without_identity(shot: Shot) -> Shot:

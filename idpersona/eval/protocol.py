@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from idpersona.errors import BadInput
 
@@ -37,6 +37,12 @@ class PosePlan(_Frozen):
     """Bounds of the face's size relative to the usual framing."""
     roll: float = Field(default=20.0, ge=0, le=180)
     """Largest turn in the picture plane, degrees."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest {self.smallest:g} is above largest {self.largest:g}")
+        return self
 
 
 class PromptPlan(_Frozen):
@@ -63,12 +69,12 @@ class Protocol(_Frozen):
     min_photos: int = Field(default=3, ge=2)
     """Photos a person needs: one reference and at least one other."""
     max_others: _Positive = 16
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     prompt: str = "a photo of a person"
     negative_prompt: str | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] = 25
     guidance: float = Field(default=2.0, ge=0, allow_inf_nan=False)
-    size: int = Field(default=128, ge=32)
+    size: int = Field(default=128, ge=32, multiple_of=8)
     """Width and height of the pictures, pixels."""
     scales: tuple[_Scale, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.2)
     pictures_per_person: _Positive = 1

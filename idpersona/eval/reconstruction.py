@@ -11,6 +11,7 @@ from PIL import Image
 
 from idpersona.eval.autoencoder import psnr, roundtrip, ssim
 from idpersona.eval.finders import Finder
+from idpersona.eval.metrics import person_means
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
 from idpersona.eval.sheets import contact_sheet
@@ -40,8 +41,9 @@ def evaluate_reconstruction(
     photos, failures = one_photo_each(protocol, store, finder, count, cache=cache, quiet=quiet)
     framed = [photo.framed(protocol.size)[0] for photo in photos]
     decoded = roundtrip(pipe, framed)
+    person = {file: name for name, files in protocol.split_people().items() for file in files}
     values = [
-        {"file": photo.file, "psnr": psnr(a, b), "ssim": ssim(a, b)}
+        {"file": photo.file, "identity": person[photo.file], "psnr": psnr(a, b), "ssim": ssim(a, b)}
         for photo, a, b in zip(photos, framed, decoded, strict=True)
     ]
     sources = np.array([str(value["file"]).split("/")[0] for value in values])
@@ -57,8 +59,11 @@ def evaluate_reconstruction(
         rows=rows,
         people=values,
         table=markdown(
-            ("photos", "number", "PSNR, dB", "SSIM"),
-            [[row["photos"], row["psnr"].n, cell(row["psnr"], 2), cell(row["ssim"])] for row in rows],
+            ("photos", "number", "people", "PSNR, dB", "SSIM"),
+            [
+                [row["photos"], row["number"], row["psnr"].n, cell(row["psnr"], 2), cell(row["ssim"])]
+                for row in rows
+            ],
         ),
         failures=failures,
         sheet=_sheet(framed, decoded),
@@ -66,12 +71,14 @@ def evaluate_reconstruction(
 
 
 def _row(name: str, values: list[dict[str, Any]], protocol: Protocol) -> dict[str, Any]:
-    samples, seed = protocol.bootstrap_samples, protocol.seed
-    return {
-        "photos": name,
-        "psnr": bootstrap([v["psnr"] for v in values], samples=samples, seed=seed),
-        "ssim": bootstrap([v["ssim"] for v in values], samples=samples, seed=seed),
-    }
+    """Means over people, each the mean of the person's photos: two photos of one are no two observations."""
+    people, owners = np.unique([v["identity"] for v in values], return_inverse=True)
+
+    def interval(key: str) -> Any:
+        means = person_means(np.array([v[key] for v in values]), owners, len(people))
+        return bootstrap(means, samples=protocol.bootstrap_samples, seed=protocol.seed)
+
+    return {"photos": name, "number": len(values), "psnr": interval("psnr"), "ssim": interval("ssim")}
 
 
 def _sheet(framed: list[Image.Image], decoded: list[Image.Image], limit: int = 16) -> Image.Image:

@@ -20,6 +20,7 @@ from idpersona.errors import OutputError
 from idpersona.eval.sheets import check_private_folder
 from idpersona.eval.statistics import Interval
 from idpersona.images import atomic_output
+from idpersona.provenance import write_png
 
 _PACKAGES = (
     "idpersona",
@@ -93,7 +94,7 @@ class Report:
             parts[0].write_text(content + "\n", encoding="utf-8")
             parts[1].write_text(self.text(), encoding="utf-8")
             if self.sheet is not None:
-                self.sheet.save(parts[2])
+                write_png(self.sheet, parts[2], {"sheet": self.kind}, force=True)
         return paths
 
 

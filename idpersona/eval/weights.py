@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +54,22 @@ def modules_sha256(modules: Mapping[str, nn.Module]) -> str:
             digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             flat = tensor.detach().to("cpu").contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """sha256 over what turns weights and settings into a picture: our own code there, and the libraries'
+    versions."""
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    files = [root / "keypoints.py", root / "identity.py"]
+    for room in ("adapters", "attention", "pipelines", "seams"):
+        files += sorted((root / room).rglob("*.py"))
+    for file in files:
+        digest.update(file.read_bytes())
+    for package in ("torch", "diffusers", "transformers"):
+        digest.update(f"{package} {version(package)}".encode())
     return digest.hexdigest()
 
 

@@ -70,7 +70,7 @@ def _build() -> Mapping[str, Weight]:
             "mini-judge",
             "judge",
             "judge",
-            face_crop,
+            "RGB in [-1, 1], five points aligned as for ArcFace, 64 px crop",
             note="for measuring only: conditions nothing, is in no loss",
         ),
         _embedded("labeler", "classifiers/labeler", "classifier", face_crop),

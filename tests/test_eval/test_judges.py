@@ -80,7 +80,11 @@ def test_classifier_reads_columns_by_label(classifier: Any, noise_picture: Image
 
 
 def test_finder_says_none_without_a_face_and_remembers(
-    finder: Any, store: PhotoStore, noise_picture: Image.Image, tmp_path: Path
+    finder: Any,
+    store: PhotoStore,
+    noise_picture: Image.Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert finder.find(noise_picture) is None
     file = "lfw_160/P0/P0_0001.png"
@@ -90,9 +94,13 @@ def test_finder_says_none_without_a_face_and_remembers(
     assert face is not None and first.find("empty", noise_picture) is None
     first.save()
     second = RememberedFaces(finder, tmp_path)
-    again = second.find(file, noise_picture)
+    monkeypatch.setattr(finder, "find", lambda _: pytest.fail("looked at again"))
+    again = second.find(file, photo)
     assert again is not None and np.array_equal(again.keypoints, face.keypoints)
-    assert second.find("empty", photo) is None
+    assert second.find("empty", noise_picture) is None
+    # Another photo under the old name is another photo.
+    monkeypatch.undo()
+    assert second.find(file, noise_picture) is None
 
 
 @pytest.mark.shared

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,8 @@ from idpersona.errors import BadInput
 from idpersona.eval import evaluate_identity, evaluate_pose, evaluate_prompt, evaluate_reconstruction
 from idpersona.eval.autoencoder import psnr, roundtrip, ssim
 from idpersona.eval.generation import Studio
+from idpersona.eval.scoring import people_prototypes, score, sit
+from idpersona.eval.subjects import gather_subjects
 
 
 def test_identity_has_floor_scales_real_and_ceiling(
@@ -64,6 +67,59 @@ def test_identity_without_an_adapter_measures_floor_and_ceiling(
     assert report.weights["adapter"] is None
     with pytest.raises(BadInput, match="at least one judge"):
         evaluate_identity(bare, protocol, judges=[], finder=finder, store=store)
+
+
+def test_scores_follow_the_owners_past_a_picture_without_a_face(
+    protocol: Any, judge: Any, finder: Any, store: Any, face_cache: Path, noise_picture: Image.Image
+) -> None:
+    """Two pictures of each of three people, one of them noise; every number by hand."""
+    subjects, _ = gather_subjects(protocol, store, finder, cache=face_cache, quiet=True)
+    prototypes = people_prototypes(subjects, judge)
+    faces = [subject.others[0].framed(160)[0] for subject in subjects]
+    pictures = [faces[0], noise_picture, faces[1], faces[2], faces[2], faces[1]]
+    owners = [0, 0, 1, 1, 2, 2]
+    sitting = sit("mixed", pictures, owners, finder, quiet=True)
+    assert [face is not None for face in sitting.faces] == [True, False, True, True, True, True]
+    result = score(sitting, judge, prototypes, protocol)
+    seen = [(p, f.keypoints) for p, f in zip(sitting.pictures, sitting.faces, strict=True) if f is not None]
+    vectors = judge.embed([p for p, _ in seen], [k for _, k in seen])
+    table = vectors @ prototypes.T / np.linalg.norm(vectors, axis=1, keepdims=True)
+    own = [table[0, 0] / 2, (table[1, 1] + table[2, 1]) / 2, (table[3, 2] + table[4, 2]) / 2]
+    assert result.own == pytest.approx(own, abs=1e-5)
+    assert result.detection.tolist() == [0.5, 1.0, 1.0]
+    others = [(table[0, 1] + table[0, 2]) / 4, np.mean([table[1, [0, 2]], table[2, [0, 2]]])]
+    assert result.others[:2] == pytest.approx(others, abs=1e-5)
+    assert result.own_when_found == pytest.approx(
+        np.mean([table[n, o] for n, o in enumerate([0, 1, 1, 2, 2])])
+    )
+    # With three people the gallery is all of them.
+    best = table.argmax(axis=1)
+    hits = [(best[0] == 0) / 2, np.mean(best[1:3] == 1), np.mean(best[3:] == 2)]
+    assert result.rank1 == pytest.approx(hits)
+
+
+def test_a_drawn_face_is_measured_against_the_points_asked_for(
+    studio: Studio, protocol: Any, finder: Any, store: Any, face_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the base drew the photos themselves, all 3 px to the right of where they were asked for."""
+
+    def perfect(shots: Any, _label: str) -> list[Image.Image]:
+        actors = gather_subjects(protocol, store, finder, cache=face_cache, quiet=True)[0]
+        pictures = []
+        for shot, subject in zip(shots, actors, strict=True):
+            photo = subject.reference
+            matrix, _ = cv2.estimateAffinePartial2D(photo.keypoints, shot.pose + np.float32([3, 0]))
+            pixels = cv2.warpAffine(
+                np.asarray(photo.image), matrix, (64, 64), borderMode=cv2.BORDER_REPLICATE
+            )
+            pictures.append(Image.fromarray(pixels))
+        return pictures
+
+    monkeypatch.setattr(studio, "draw", perfect)
+    report = evaluate_pose(studio, protocol, finder=finder, reader=finder, store=store, cache=face_cache)
+    drawn = report.rows[0]
+    assert drawn["detection"].mean == 1.0
+    assert drawn["error_percent"].mean == pytest.approx(3 / 64 * 100, abs=1.5)
 
 
 def test_prompt_pairs_base_and_identity_on_the_same_seeds(

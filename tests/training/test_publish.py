@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from idpersona.adapters import load_adapter
 from idpersona.encoders.small_cnn import SmallFaceCNN
-from idpersona.training.publish import publish_runs
+from idpersona.errors import MissingWeights
+from idpersona.training.publish import main, publish_runs
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +75,20 @@ def test_the_card_stays_and_what_was_there_before_goes(published):
     assert not (published / "mini" / "old").exists()
     assert not list(published.rglob(".*")), "nothing half-written is left"
     assert not (published / "judge").exists(), "a run that is not there publishes nothing"
+
+
+def test_configurations_do_not_say_where_the_weights_were_made(published):
+    configs = list(published.rglob("*.json"))
+    assert len(configs) > 5
+    assert not any("_name_or_path" in path.read_text() for path in configs)
+
+
+def test_publishing_nothing_is_an_error(tmp_path, monkeypatch, capsys):
+    with pytest.raises(MissingWeights, match="no finished run"):
+        publish_runs(tmp_path / "typo", tmp_path / "assets")
+    monkeypatch.setattr(sys, "argv", ["publish", "--runs", str(tmp_path / "typo")])
+    assert main() == 2
+    assert "no finished run" in capsys.readouterr().err
 
 
 def test_a_run_that_cannot_be_read_leaves_what_was_published(tmp_path):

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from idpersona.errors import BadInput, UnknownName
-from idpersona.training.config import builtin_recipes, load_recipe
+from idpersona.training.config import builtin_recipes, load_recipe, parse
 from idpersona.training.objectives import KINDS, build_objective
+from idpersona.training.objectives.diffusion_config import DiffusionConfig
+from idpersona.training.run import run_recipe
+
+CONFIGS = {
+    "autoencoder": ("autoencoder", "AutoencoderConfig"),
+    "attributes": ("attributes", "AttributesConfig"),
+    "identity-judge": ("judge", "JudgeConfig"),
+    "latent-descriptor": ("latent_descriptor", "LatentDescriptorConfig"),
+    "diffusion": ("diffusion_config", "DiffusionConfig"),
+}
 
 
 @pytest.mark.parametrize("path", builtin_recipes(), ids=lambda p: p.stem)
 def test_committed_recipes_are_valid(path):
     recipe = load_recipe(path)
     assert recipe.name == path.stem
-    assert recipe.objective["kind"] in KINDS
+    assert set(CONFIGS) == set(KINDS)
+    module, name = CONFIGS[recipe.objective["kind"]]
+    config = getattr(importlib.import_module(f"idpersona.training.objectives.{module}"), name)
+    assert parse(config, recipe.objective, recipe.name).kind == recipe.objective["kind"]
 
 
 def write(tmp_path, text):
@@ -40,6 +55,36 @@ def test_a_faulty_recipe_is_refused(tmp_path, text, words):
     with pytest.raises(BadInput, match=words) as caught:
         load_recipe(write(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_picture_is_no_recipe(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    with pytest.raises(BadInput, match="no recipe that can be read"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_senseless_settings_of_the_diffusion_objective_are_refused():
+    good = {"kind": "diffusion", "vae": "vae"}
+    for bad, words in (
+        ({"identity_drop": 0.5, "both_drop": 0.6}, "together at most 1"),
+        ({"text_width": 16}, "text_width"),
+        ({"channels": []}, "channels"),
+        ({"tokens": 0}, "tokens"),
+        ({"vocabulary": 10}, "vocabulary"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            parse(DiffusionConfig, good | bad, "r")
+
+
+def test_where_and_how_long_are_checked_before_anything_is_built(tmp_path):
+    recipe = write(tmp_path, GOOD)
+    (tmp_path / "file").write_text("")
+    for minutes in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(BadInput, match="--minutes"):
+            run_recipe(recipe, output=tmp_path / "run", minutes=minutes)
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(BadInput, match="no writable folder"):
+            run_recipe(recipe, output=output)
 
 
 def test_a_missing_recipe_names_the_known_ones(tmp_path):

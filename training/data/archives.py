@@ -11,13 +11,14 @@ import gzip
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
 
-from idpersona.errors import BadInput, MissingWeights, PhotoError
+from idpersona.errors import BadInput, MissingWeights, PhotoError, first_line
 
 ARCHIVES = {"celeba_wild": "faces_wild.tar", "lfw": "faces_lfw.tar", "celeba_aligned": "faces_aligned.tar"}
 """Source of a photo, as the table names it -> its archive."""
@@ -36,8 +37,11 @@ def read_table(root: Path) -> list[dict[str, str]]:
     path = root / "faces.csv.gz"
     if not path.is_file():
         raise MissingWeights(_missing(path))
-    with gzip.open(path, "rt", newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with gzip.open(path, "rt", newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{path} is damaged: {first_line(error)}; copy it again") from error
     if not rows or {*_COLUMNS} - rows[0].keys() or {r["source"] for r in rows} - {*SOURCES}:
         raise BadInput(
             f"{path} is no table of photos: file, source ({', '.join(SOURCES)}), identity, attributes"
@@ -67,6 +71,7 @@ class PhotoStore:
 
     Raises:
         MissingWeights: an archive that was asked for is not there, or none is.
+        BadInput: an archive is damaged.
     """
 
     def __init__(self, root: Path | None = None, sources: tuple[str, ...] | None = None):
@@ -78,10 +83,14 @@ class PhotoStore:
                 if sources:
                     raise MissingWeights(_missing(path))
                 continue
-            with tarfile.open(path) as tar:
-                for member in tar:
-                    if member.isfile():
-                        self._places[member.name.removeprefix("./")] = (path, member.offset_data, member.size)
+            try:
+                with tarfile.open(path) as tar:
+                    for member in tar:
+                        if member.isfile():
+                            place = (path, member.offset_data, member.size)
+                            self._places[member.name.removeprefix("./")] = place
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise BadInput(f"{path} is damaged: {first_line(error)}; copy it again") from error
         if not self._places:
             raise MissingWeights(_missing(self.root / ARCHIVES[SOURCES[0]]))
 

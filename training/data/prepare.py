@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import sys
 from pathlib import Path
@@ -113,14 +114,18 @@ def prepare(workers: int) -> Path:
         mine = np.flatnonzero(sources == number)
         places[mine] = np.arange(len(mine))
         pixels, result = cache / f"{source}.npy", cache / f"{source}.faces.npz"
+        files = [rows[i]["file"] for i in mine]
+        made_of, listed = hashlib.sha256("\n".join(files).encode()).hexdigest(), cache / f"{source}.sha256"
         if not pixels.is_file():
-            unpack(source, [rows[i]["file"] for i in mine], root, pixels)
+            unpack(source, files, root, pixels)
+            listed.write_text(made_of)
+        # Row for row the arrays follow the table: of another one they would give people each other's faces.
+        if not listed.is_file() or listed.read_text() != made_of:
+            raise BadInput(f"{pixels} was made of other archives than those in {root}: delete {cache}")
         if not result.is_file():
             part = describe_all(source, pixels, len(mine), workers)
             _save(result, keypoints=part[0], descriptors=part[1], found=part[2])
         stored = np.load(result)
-        if len(stored["found"]) != len(mine):
-            raise BadInput(f"{result} was made of other archives than those in {root}: delete {cache}")
         keypoints[mine], descriptors[mine] = stored["keypoints"], stored["descriptors"]
         found[mine] = stored["found"]
     _save(

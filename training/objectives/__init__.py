@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from idpersona.errors import UnknownName
@@ -14,10 +15,9 @@ KINDS = ("autoencoder", "attributes", "identity-judge", "latent-descriptor", "di
 def build_objective(recipe: Recipe) -> Objective:
     """The objective that ``recipe.objective['kind']`` names. Raises UnknownName and BadInput."""
     kind = str(recipe.objective.get("kind", ""))
-    where = f"recipe {recipe.name}: objective"
 
     def config(model: Any) -> Any:
-        return parse(model, recipe.objective, where)
+        return parse(model, recipe.objective, f"recipe {recipe.name}: objective")
 
     # Imported here, so that a recipe loads only what it trains.
     if kind == "autoencoder":
@@ -43,5 +43,5 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.diffusion import DiffusionObjective
         from idpersona.training.objectives.diffusion_config import DiffusionConfig
 
-        return DiffusionObjective(config(DiffusionConfig), recipe.init_from)
+        return DiffusionObjective(config(DiffusionConfig), recipe.init_from, Path(recipe.output))
     raise UnknownName("training objective", kind, KINDS)

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from idpersona.errors import BadInput
+from idpersona.training.checkpoints import checkpoint_folder, latest_checkpoint
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.objectives.diffusion_config import DiffusionConfig
@@ -89,18 +91,24 @@ class Denoised(Drawn):
 
 class DiffusionObjective:
     """See the module's docstring. ``base`` and ``adapter`` are the trained models (``adapter`` None without
-    ``identity``)."""
+    ``identity``); the run's tokenizer is kept in ``output``."""
 
-    def __init__(self, config: DiffusionConfig, init_from: str | None):
+    def __init__(self, config: DiffusionConfig, init_from: str | None, output: Path):
         self.config = config
         if not config.base and not init_from:
             raise BadInput("objective.base is false: init_from must name the run whose base stays as it is")
         self.latents = Latents(config.vae)
+        own = output / "tokenizer"
         tokenizer = None
-        if init_from:
+        if latest_checkpoint(checkpoint_folder(output)) and own.is_dir():
+            # Learnt anew from captions that have changed, token numbers would mean other words.
+            tokenizer = CLIPTokenizer.from_pretrained(own)
+        elif init_from:
             folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini")
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.data = DiffusionData(config, tokenizer)
+        if PartialState().is_main_process:
+            self.data.tokenizer.save_pretrained(own)
         self.likeness = None
         if config.latent_descriptor:
             self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,8 +18,10 @@ class DiffusionConfig(BaseModel):
         base: train the base (text encoder and UNet); else they stay as ``init_from`` has them.
         identity: share of each batch that is conditioned on a person, in eighths (exact for batches of a
             multiple of 8); 0 trains the base alone.
-        text_drop: share of samples whose caption is empty (for guidance).
-        identity_drop, both_drop: shares of the identity samples with a zero vector, and with neither.
+        text_drop: share of the samples without a person whose caption is empty (for guidance).
+        caption_drop, identity_drop, both_drop: shares of the samples with a person that see no caption, a
+            zero vector instead of the person, and neither (5 % each in the training of IP-Adapter,
+            arXiv:2308.06721, which InstantID follows).
         min_snr: gamma of ``loss_weight``.
         labeler: folder of the attribute classifier that captions photos without attributes, or null.
         latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
@@ -42,6 +44,7 @@ class DiffusionConfig(BaseModel):
     base: bool = True
     identity: float = Field(0.5, ge=0, le=1, multiple_of=1 / PERIOD)
     text_drop: float = Field(0.12, ge=0, lt=1)
+    caption_drop: float = Field(0.05, ge=0, lt=1)
     identity_drop: float = Field(0.05, ge=0, lt=1)
     both_drop: float = Field(0.05, ge=0, lt=1)
     min_snr: float = Field(5.0, gt=0)
@@ -51,18 +54,20 @@ class DiffusionConfig(BaseModel):
     drawn: float = Field(0.0, ge=0, le=1, multiple_of=1 / PERIOD)
     drawn_from: int = Field(0, ge=0)
     wide: float = Field(0.35, ge=0, le=1)
-    channels: tuple[int, ...] = (128, 192, 224)
-    layers: int = 1
-    text_width: int = 192
-    text_layers: int = 3
-    vocabulary: int = 1024
-    prompt_length: int = 64
-    tokens: int = 8
+    channels: tuple[Annotated[int, Field(gt=0, multiple_of=32)], ...] = Field((128, 192, 224), min_length=1)
+    layers: int = Field(1, ge=1)
+    text_width: int = Field(192, gt=0, multiple_of=32)
+    text_layers: int = Field(3, ge=1)
+    vocabulary: int = Field(1024, ge=600)
+    prompt_length: int = Field(64, ge=8)
+    tokens: int = Field(8, ge=1)
 
     @model_validator(mode="after")
     def _something_to_train(self) -> Self:
         if not self.base and not self.identity:
             raise ValueError("with base false and identity 0 there is nothing to train")
+        if self.caption_drop + self.identity_drop + self.both_drop > 1:
+            raise ValueError("caption_drop, identity_drop and both_drop are shares: together at most 1")
         if self.drawn > self.identity:
             raise ValueError("drawn cannot exceed identity: it takes its people from there")
         if self.drawn and not self.latent_descriptor:

@@ -169,11 +169,11 @@ class DiffusionData:
             text = "" if drop < config.text_drop else text
             return _Sample(picture, keypoints, offset, text, np.zeros(DESCRIPTOR, np.float32))
         descriptor = self._reference(row, rng)
-        # One draw decides: nobody with a caption, nobody without, somebody without a caption, or both.
+        # One draw decides: nobody with a caption, nobody without, somebody without a caption, or all.
         alone, both = config.identity_drop, config.identity_drop + config.both_drop
         if drop < both:
             descriptor = np.zeros_like(descriptor)
-        if alone <= drop < both + config.text_drop:
+        if alone <= drop < both + config.caption_drop:
             text = ""
         return _Sample(picture, keypoints, offset, text, descriptor)
 
