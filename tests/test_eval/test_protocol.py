@@ -68,6 +68,9 @@ def test_a_changed_protocol_says_so(protocol: Protocol) -> None:
         ({"stepps": 3}, "stepps"),
         ({"guidance": -1}, "guidance"),
         ({"prompts": {"attributes": {}}}, "prompts.attributes"),
+        ({"seed": -1}, "seed"),
+        ({"size": 100}, "size"),
+        ({"pose": {"smallest": 2, "largest": 1}}, "smallest"),
     ],
 )
 def test_a_wrong_field_is_named(faces_folder: Path, tmp_path: Path, change: dict, message: str) -> None:

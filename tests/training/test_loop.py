@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from idpersona.training.checkpoints import latest_checkpoint
 from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import learning_rate, train
+from idpersona.training.progress import Progress
 
 
 class Line:
@@ -134,6 +136,25 @@ def test_draws_of_modules_are_the_same_after_a_resumption(tmp_path, monkeypatch)
             train(recipe(tmp_path / "parts"), part, resume=resume, stop_at=None if resume else 10)
     for name, value in whole.trained.state_dict().items():
         assert torch.equal(value, part.trained.state_dict()[name]), name
+
+
+def test_a_resumption_with_another_recipe_is_said_or_refused(tmp_path, capsys):
+    train(recipe(tmp_path, steps=7), Line())
+    train(recipe(tmp_path, steps=14, log_every=5), Line(), resume=True)
+    said = capsys.readouterr().err
+    assert "line: loop.steps was 7, is 14 from here on" in said
+    assert "loop.log_every was 20, is 5" in said
+    state = json.loads((latest_checkpoint(tmp_path / "checkpoints") / "state.json").read_text())
+    assert state["step"] == 14 and state["recipe"]["loop"]["steps"] == 14
+    with pytest.raises(BadInput, match=r"made with loop\.seed 0, the recipe says 3"):
+        train(recipe(tmp_path, steps=21, seed=3), Line(), resume=True)
+
+
+def test_a_figure_that_not_every_step_has_is_averaged_over_those_that_do(capsys):
+    with Progress("line", 4, 8, 0, enabled=True) as progress:
+        for step in range(1, 5):
+            progress.update(step, {"loss": 1.0} | ({"rare": 0.2} if step > 2 else {}), every=4)
+    assert "loss 1.0000 rare 0.2000" in capsys.readouterr().err
 
 
 def test_a_half_written_checkpoint_is_not_taken(tmp_path):

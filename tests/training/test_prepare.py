@@ -50,6 +50,24 @@ def test_a_missing_archive_names_the_variable(tmp_path):
         preparing.unpack("lfw", ["x"], tmp_path, tmp_path / "x.npy")
 
 
+def test_photos_in_another_order_are_other_archives(archives, tmp_path, monkeypatch):
+    monkeypatch.setenv("IDPERSONA_CACHE", str(tmp_path))
+    files = [archives.files[r] for r in archives.rows("celeba_wild")]
+    preparing.unpack("celeba_wild", files[::-1], archives.root, tmp_path / "celeba_wild.npy")
+    (tmp_path / "celeba_wild.sha256").write_text("of the files in that order")
+    with pytest.raises(BadInput, match=r"celeba_wild\.npy was made of other archives"):
+        preparing.prepare(workers=1)
+
+
+def test_damaged_archives_are_one_line(archives, tmp_path):
+    (tmp_path / "faces.csv.gz").write_bytes((archives.root / "faces.csv.gz").read_bytes()[:-20])
+    with pytest.raises(BadInput, match=r"faces\.csv\.gz is damaged"):
+        read_table(tmp_path)
+    (tmp_path / "faces_lfw.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(BadInput, match=r"faces_lfw\.tar is damaged"):
+        preparing.unpack("lfw", ["x"], tmp_path, tmp_path / "x.npy")
+
+
 def test_a_cache_of_other_archives_is_refused(archives, tmp_path, monkeypatch):
     monkeypatch.setenv("IDPERSONA_CACHE", str(tmp_path))
     np.savez(

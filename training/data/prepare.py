@@ -124,8 +124,10 @@ def prepare(workers: int) -> Path:
             raise BadInput(f"{pixels} was made of other archives than those in {root}: delete {cache}")
         if not result.is_file():
             part = describe_all(source, pixels, len(mine), workers)
-            _save(result, keypoints=part[0], descriptors=part[1], found=part[2])
+            _save(result, keypoints=part[0], descriptors=part[1], found=part[2], made_of=np.array(made_of))
         stored = np.load(result)
+        if "made_of" not in stored or str(stored["made_of"]) != made_of:
+            raise BadInput(f"{result} was made of other archives than those in {root}: delete {cache}")
         keypoints[mine], descriptors[mine] = stored["keypoints"], stored["descriptors"]
         found[mine] = stored["found"]
     _save(
