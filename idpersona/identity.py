@@ -264,7 +264,9 @@ class Identity:
                 }
                 for name, f in self.features.items()
             },
-            "keypoints": None if self.keypoints is None else cast(list, self.keypoints.tolist()),
+            "keypoints": None
+            if self.keypoints is None
+            else cast("list[list[float]]", self.keypoints.tolist()),
             "image_size": None if self.image_size is None else list(self.image_size),
             "photos": len(self.sources),
             "consent": self.consent,

@@ -7,6 +7,7 @@ milliseconds on a CPU. What it is trained for is said by its configuration, not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -57,7 +58,7 @@ class SmallFaceCNN(ModelMixin, ConfigMixin):
         blocks: int = 1,
         labels: Sequence[str] = (),
         task: str = "attributes",
-        metrics: dict | None = None,
+        metrics: dict[str, Any] | None = None,
         in_channels: int = 3,
         side: int = 64,
         stem_stride: int = 2,

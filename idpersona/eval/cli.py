@@ -87,7 +87,7 @@ def identity(
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance, scales=_numbers(scales))
     folder = _folder(output, "identity", quick)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
-    tools = {"finder": get_finder(finder.value), "store": PhotoStore()}
+    tools: dict[str, Any] = {"finder": get_finder(finder.value), "store": PhotoStore()}
     studio = _studio(base, adapter, plan, batch, cache, device, threads)
     report = evaluate_identity(
         studio, plan, judges=judges, **tools, cache=cache, settings=_names(base, adapter, batch, device)
@@ -164,7 +164,11 @@ def pose(
 
     plan = _plan(protocol, quick, steps=steps, guidance=guidance)
     folder = _folder(output, "pose", quick)
-    tools = {"finder": get_finder(finder.value), "reader": get_finder("dlib"), "store": PhotoStore()}
+    tools: dict[str, Any] = {
+        "finder": get_finder(finder.value),
+        "reader": get_finder("dlib"),
+        "store": PhotoStore(),
+    }
     studio = _studio(base, adapter, plan, batch, cache, device, threads)
     names = _names(base, adapter, batch, device)
     _finish(evaluate_pose(studio, plan, **tools, scale=scale, cache=cache, settings=names), folder, as_json)
@@ -192,7 +196,7 @@ def reconstruction(
 
     plan = _plan(protocol, quick)
     folder = _folder(output, "reconstruction", quick)
-    tools = {"finder": get_finder("dlib"), "store": PhotoStore()}
+    tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
     _set_threads(threads)
     report = evaluate_reconstruction(
         load_base(base, device=device), plan, **tools, cache=cache, settings={"base": base}

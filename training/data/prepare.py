@@ -9,11 +9,13 @@ import argparse
 import hashlib
 import multiprocessing
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from idpersona.encoders.base import Face
 from idpersona.errors import BadInput, MissingWeights
 from idpersona.training.command import exit_status
 from idpersona.training.data.archives import (
@@ -71,14 +73,14 @@ def describe(job: tuple[str, Path, int, int]) -> Described:
     for row, pixels in enumerate(photos):
         image = Image.fromarray(np.asarray(pixels))
         centre = np.array([x * image.width, y * image.height])
-        near = []
+        near: list[tuple[float, Face]] = []
         for face in encoder.detect(image):
             middle = np.array([face.box[0] + face.box[2], face.box[1] + face.box[3]]) / 2
             distance = float(np.linalg.norm(middle - centre))
             if distance < width * image.width / 2 and face.box[2] - face.box[0] > 0.55 * width * image.width:
                 near.append((distance, face))
         if near:
-            face = min(near, key=lambda pair: pair[0])[1]
+            face = min(near, key=itemgetter(0))[1]
             keypoints[row], descriptors[row], found[row] = face.keypoints, encoder.embed(image, face), True
     return keypoints, descriptors, found
 

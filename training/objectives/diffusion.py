@@ -35,7 +35,7 @@ from idpersona.training.weights import require_folder
 
 _NOISE, _DRAWING = 1, 2
 _DRAWING_STEPS = 5
-SCHEDULE = {
+SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
