@@ -1,0 +1,44 @@
+"""The pictures that the repository shows: made by the embedded model, marked, and only with a sure face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idpersona.errors import BadInput
+from idpersona.images import open_photo
+from idpersona.provenance import is_marked, read_settings
+from idpersona.training import showcase
+
+
+def test_it_draws_with_the_embedded_weights_and_says_how(tmp_path, monkeypatch):
+    monkeypatch.setattr(showcase, "PEOPLE", showcase.PEOPLE[:1])
+    monkeypatch.setattr(showcase, "PROMPTS", showcase.PROMPTS[:2])
+    monkeypatch.setattr(showcase, "OVERVIEW", showcase.OVERVIEW[:1])
+    written = showcase.showcase(tmp_path, 1)
+    names = [path.relative_to(tmp_path).as_posix() for path in written]
+    assert names == ["samples/person-1.png", "pictures/prompts.png", "pictures/overview.png"]
+    assert all(is_marked(path) for path in written)
+    person = read_settings(written[0])
+    assert person["prompt"] == showcase.PEOPLE[0] and person["seed"] >= 1
+    assert person["num_inference_steps"] == 25
+    assert Image.open(written[0]).size == (128, 128)
+    assert Image.open(written[2]).size == (2 * 160, 160 + 14)
+
+
+def test_a_person_without_a_sure_face_is_not_shown():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
+    face = open_photo("sample:astronaut").crop((130, 20, 330, 220))
+    pictures = {3: face}
+    found = showcase._first_with_a_face(lambda _, seed: [pictures.get(seed, noise)], "x", 1)
+    assert found == (face, 3)
+    with pytest.raises(BadInput, match="no sure face"):
+        showcase._first_with_a_face(lambda *_: [noise], "x", 1)
+
+
+def test_every_picture_in_the_repository_is_marked():
+    assets = Path(showcase.__file__).resolve().parents[1] / "assets"
+    assert all(is_marked(path) for path in assets.rglob("*.png"))
