@@ -39,8 +39,10 @@ def describe_folders(names: Iterable[str], png: Path) -> dict[str, str]:
 def find_folder(name: str, settings: Mapping[str, Any], png: Path) -> str:
     """Base or adapter ``name`` of a picture: a recorded folder where it lay from there, else as typed."""
     relative = settings.get("folders", {}).get(name)
-    place = None if relative is None else png.resolve().parent / relative
-    return os.fspath(place) if place is not None and place.is_dir() else name
+    place = None if relative is None else (png.resolve().parent / relative).resolve()
+    if place is None or not place.is_dir() or Path(name).resolve() == place:
+        return name
+    return os.fspath(place)
 
 
 def find_source(entry: Mapping[str, Any], png: Path) -> str:

@@ -67,12 +67,12 @@ def test_unknown_command(run):
 
 
 def test_defects_are_one_line_and_status_1(run, monkeypatch):
-    from idpersona.cli import arguments
+    from idpersona.training import run as training
 
     def broken(*args: object, **options: object) -> None:
         raise IndexError("list index\nout of range")
 
-    monkeypatch.setattr(arguments, "number", broken)
+    monkeypatch.setattr(training, "run_recipe", broken)
     outcome = run("train", "absent.yaml", "--minutes", "1")
     assert outcome.status == 1
     assert len(outcome.err.splitlines()) == 1

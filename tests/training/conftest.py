@@ -135,7 +135,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archives]:
 def cache(archives: Archives) -> Path:
     """The prepared cache: dlib cannot see drawn faces, so what it would have found is put in their place."""
     from idpersona.training.data.faces import SOURCES, cache_root
-    from idpersona.training.data.prepare import prepare
+    from idpersona.training.data.prepare import fingerprint, prepare
 
     for source in SOURCES:
         rows = archives.rows(source)
@@ -147,6 +147,7 @@ def cache(archives: Archives) -> Path:
             keypoints=np.stack([archives.keypoints[r] for r in rows]),
             descriptors=np.stack([archives.descriptors[r] for r in rows]),
             found=found,
+            made_of=np.array(fingerprint([archives.files[r] for r in rows])),
         )
     return prepare(workers=1)
 

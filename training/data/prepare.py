@@ -98,6 +98,11 @@ def describe_all(source: str, pixels: Path, count: int, workers: int) -> Describ
     return keypoints, descriptors, found
 
 
+def fingerprint(files: list[str]) -> str:
+    """Of the photos of one archive in the order of the table, which that of the arrays' rows is."""
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+
 def prepare(workers: int) -> Path:
     """Fill the cache and return its folder.
 
@@ -117,7 +122,7 @@ def prepare(workers: int) -> Path:
         places[mine] = np.arange(len(mine))
         pixels, result = cache / f"{source}.npy", cache / f"{source}.faces.npz"
         files = [rows[i]["file"] for i in mine]
-        made_of, listed = hashlib.sha256("\n".join(files).encode()).hexdigest(), cache / f"{source}.sha256"
+        made_of, listed = fingerprint(files), cache / f"{source}.sha256"
         if not pixels.is_file():
             unpack(source, files, root, pixels)
             listed.write_text(made_of)

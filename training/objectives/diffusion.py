@@ -11,13 +11,13 @@ the person (so reasons PuLID, arXiv:2404.16022).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
@@ -107,7 +107,8 @@ class DiffusionObjective:
             folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini")
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.data = DiffusionData(config, tokenizer)
-        if PartialState().is_main_process:
+        # Of several processes one; accelerate's own state must not be made before the loop makes it.
+        if os.environ.get("RANK", "0") == "0":
             self.data.tokenizer.save_pretrained(own)
         self.likeness = None
         if config.latent_descriptor:
