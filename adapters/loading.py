@@ -13,7 +13,7 @@ from idpersona.adapters import METHODS, adapter_class
 from idpersona.adapters.base import Adapter, read_head
 from idpersona.devices import as_device, as_dtype
 from idpersona.errors import BadInput, MissingWeights, UnknownName, first_line
-from idpersona.registry.hub import hub_client
+from idpersona.registry.hub import hub_client, unreachable_base
 
 FAMILIES = {"mini": 192, "sd15": 768, "sdxl": None}
 """Bases that adapters are registered for -> width of the text; SDXL is known by its other inputs."""
@@ -127,7 +127,4 @@ def _unet_config(base: str) -> dict[str, Any]:
     except Exception as error:  # the client of the hub raises what its HTTP library raises
         if local:
             raise BadInput(f"base '{base}' has no readable unet/config.json: {first_line(error)}") from error
-        raise MissingWeights(
-            f"base '{base}' is no folder, not in the hub's cache, and could not be fetched "
-            f"({first_line(error)}); without a network use 'mini' or a folder"
-        ) from error
+        raise unreachable_base(base, error) from error

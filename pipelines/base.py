@@ -15,6 +15,7 @@ from packaging.version import Version
 from idpersona.devices import as_device, as_dtype
 from idpersona.errors import CheckpointError, MissingWeights, UnknownName, first_line
 from idpersona.registry import get_weight, locate, weight_names
+from idpersona.registry.hub import unreachable_base
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _DTYPE_KEYWORD = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
@@ -84,7 +85,4 @@ def _load(source: str | Path, variant: str | None, dtype: torch.dtype) -> Diffus
     except Exception as error:
         if local:
             raise CheckpointError(f"{source} cannot be loaded as a base: {first_line(error)}") from error
-        raise MissingWeights(
-            f"base '{source}' is no folder, not in the hub's cache, and could not be fetched "
-            f"({first_line(error)}); without a network use 'mini' or a folder"
-        ) from error
+        raise unreachable_base(os.fspath(source), error) from error

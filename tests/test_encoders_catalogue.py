@@ -23,7 +23,6 @@ from idpersona.encoders import (
 )
 from idpersona.encoders.base import FaceEncoder, Measure, ObjectEncoder
 from idpersona.encoders.catalogue import _ENTRIES
-from idpersona.encoders.reading import read_checked
 from idpersona.errors import BadInput, NoFaceFound, PersonRefused
 
 POINTS = np.array([[20, 20], [40, 20], [30, 30], [22, 40], [38, 40]], dtype=np.float32)
@@ -168,7 +167,7 @@ def test_a_second_encoder_that_sees_another_face_is_an_error(photo: Image.Image)
 def test_a_check_sees_every_reading_and_leaves_nothing_behind(photo: Image.Image):
     seen = []
     photos = [photo, photo.rotate(90)]
-    read = read_checked(
+    read = read_identity(
         photos, "many-blobs", also=["blobs"], face=1, check=lambda who, where: seen.append((who, where))
     )
     assert [sorted(who.features) for who, _ in seen] == [["blobs", "many-blobs"]] * 3
@@ -187,9 +186,9 @@ def test_what_a_check_refuses_is_not_skipped(photo: Image.Image):
         raise PersonRefused("no")
 
     with pytest.raises(PersonRefused):
-        read_checked([photo, photo], "blobs", check=refuse, on_error="skip")
+        read_identity([photo, photo], "blobs", check=refuse, on_error="skip")
     with pytest.raises(NoFaceFound, match="by encoder 'elsewhere'"):
-        read_checked(photo, "blobs", also=["elsewhere"], check=lambda *_: None)
+        read_identity(photo, "blobs", also=["elsewhere"], check=lambda *_: None)
 
 
 def test_any_number_of_doubts_fits_into_an_identity(photo: Image.Image):

@@ -23,8 +23,8 @@ from PIL import Image
 
 from idpersona.errors import BadInput
 from idpersona.training.command import exit_status
+from idpersona.training.publish import ASSETS
 
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
 PEOPLE = (
     "a photo of a young woman with brown hair",
     "a photo of a man with black hair",
@@ -81,9 +81,10 @@ def showcase(assets: Path, seed: int) -> list[Path]:
     from idpersona.provenance import write_png
     from idpersona.registry import get_weight
 
+    defaults = get_weight("mini").defaults
     settings: dict[str, Any] = {
-        f"num_inference_{name}" if name == "steps" else f"{name}_scale": value
-        for name, value in get_weight("mini").defaults.items()
+        "num_inference_steps": defaults["steps"],
+        "guidance_scale": defaults["guidance"],
     }
     pipe: Any = load_base("mini")
     pipe.set_progress_bar_config(disable=True)

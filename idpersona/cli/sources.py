@@ -19,19 +19,23 @@ from idpersona.registry import WEIGHTS
 def describe_source(name: str, png: Path) -> dict[str, Any]:
     """Record of the file ``name`` for a picture that is written to ``png``."""
     sha256 = photo_sha256(name)
-    if not name.isprintable():
-        raise BadInput(f"{name!r}: the picture's settings can hold printable names only; rename the file")
+    _check_printable(name)
     if name.startswith(SAMPLE_PREFIX):
         return {"path": name, "typed": name, "sha256": sha256}
     relative = os.path.relpath(Path(name).expanduser().resolve(), png.resolve().parent)
     return {"path": Path(relative).as_posix(), "typed": name, "sha256": sha256}
 
 
+def _check_printable(name: str) -> None:
+    if not name.isprintable():
+        raise BadInput(f"{name!r}: the picture's settings can hold printable names only; rename the file")
+
+
 def describe_folders(names: Iterable[str], png: Path) -> dict[str, str]:
     """The folders among ``names`` of bases and adapters, as typed -> path from the picture's folder."""
     folders = [name for name in names if name not in WEIGHTS and Path(name).is_dir()]
-    if unprintable := [name for name in folders if not name.isprintable()]:
-        raise BadInput(f"{unprintable[0]!r}: the picture's settings can hold printable names only; rename it")
+    for name in folders:
+        _check_printable(name)
     here = png.resolve().parent
     return {name: Path(os.path.relpath(Path(name).resolve(), here)).as_posix() for name in folders}
 

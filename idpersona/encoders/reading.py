@@ -40,6 +40,8 @@ def read_identity(
     merge: MergeRule = "mean",
     weights: Sequence[float] | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    also: Sequence[str] = (),
+    check: Check | None = None,
 ) -> Identity:
     """Read who (or what) is in one or more photos of one subject.
 
@@ -53,6 +55,10 @@ def read_identity(
         merge: how several photos become one identity (:meth:`Identity.merge`).
         weights: for ``merge="weighted"``, one number for each photo.
         on_error: ``"skip"`` leaves out photos that cannot be read, with a warning, as long as one remains.
+        also: further encoders that read the *same* faces for ``check`` alone; the result holds nothing of
+            them.
+        check: called with every reading, each photo's and the joined one, and with what it was read from;
+            what it raises ends the reading, whatever ``on_error`` says.
 
     Returns:
         Identity with keypoints and image size of the first photo that was read, and in ``warnings`` whatever
@@ -64,38 +70,6 @@ def read_identity(
         FaceChoiceError: there is no face of that number; lists the boxes of those found.
         UnknownName, MissingWeights: no such encoder, or its weights are not here.
         BadInput: no photo, or arguments that contradict each other.
-    """
-    return read_checked(
-        photos,
-        encoder,
-        subject=subject,
-        face=face,
-        consent=consent,
-        merge=merge,
-        weights=weights,
-        on_error=on_error,
-    )
-
-
-def read_checked(
-    photos: Photo | Sequence[Photo],
-    encoder: str | Sequence[str] = DEFAULT_ENCODER,
-    *,
-    also: Sequence[str] = (),
-    check: Check | None = None,
-    subject: Subject = "face",
-    face: int | None = None,
-    consent: bool = False,
-    merge: MergeRule = "mean",
-    weights: Sequence[float] | None = None,
-    on_error: Literal["raise", "skip"] = "raise",
-) -> Identity:
-    """:func:`read_identity` with a look at every reading, each photo's and the joined one, before it returns.
-
-    Args (beside those of ``read_identity``):
-        also: further encoders that read the *same* faces for ``check`` alone; the result holds nothing of
-            them.
-        check: called with an identity and what it was read from; what it raises ends the reading.
     """
     encoders = _encoders(encoder, subject)
     extra = [e for e in _encoders(also, subject) if e not in encoders] if also else []

@@ -22,3 +22,11 @@ def hub_client(failed: str, advice: str = "") -> Iterator[None]:
         yield
     except Exception as error:
         raise MissingWeights(f"{failed}: {first_line(error)}{advice}") from error
+
+
+def unreachable_base(base: str, error: BaseException) -> MissingWeights:
+    """What to raise when the hub id ``base`` could not be read because of ``error``."""
+    return MissingWeights(
+        f"base '{base}' is no folder, not in the hub's cache, and could not be fetched "
+        f"({first_line(error)}); without a network use 'mini' or a folder"
+    )

@@ -60,10 +60,10 @@ def check_identity(identity: Identity, people: People, where: str) -> list[Match
         PersonRefused: it matches a denied person, matches nobody while others are denied, or holds no feature
             by which an entry could be compared.
     """
-    from idpersona.encoders import encoder_names
-
     if not people.guards:
         return []
+    from idpersona.encoders import encoder_names
+
     if identity.kind != "face" and not identity.features.keys() & set(encoder_names("face")):
         return []
     for person in people.active:
@@ -96,11 +96,11 @@ def read_allowed(
         NoFaceFound: an encoder of the registry finds no face where the other one found it, so that the photo
             cannot be checked.
     """
-    from idpersona.encoders.reading import read_checked
+    from idpersona.encoders import read_identity
 
     if not people.guards or options.get("subject", "face") != "face":
-        return read_checked(photos, encoder, **options)
-    return read_checked(
+        return read_identity(photos, encoder, **options)
+    return read_identity(
         photos,
         encoder,
         also=people.encoders,

@@ -12,7 +12,7 @@ the person (so reasons PuLID, arXiv:2404.16022).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ class Drawn:
         """The clean latents that the prediction means."""
         return self.alpha.sqrt() * self.noisy - (1 - self.alpha).sqrt() * self.prediction
 
+    def signal(self) -> Tensor:
+        """How far the noisy latents of each row are made of the clean ones, [B]: what its estimate counts."""
+        return self.alpha.sqrt().view(-1)
+
 
 @dataclass(frozen=True)
 class Denoised(Drawn):
@@ -98,18 +102,19 @@ class DiffusionObjective:
         if not config.base and not init_from:
             raise BadInput("objective.base is false: init_from must name the run whose base stays as it is")
         self.latents = Latents(config.vae)
-        own = output / "tokenizer"
+        kept = output / "tokenizer"
+        # Learnt anew from captions that have changed, token numbers would mean other words.
+        resumed = kept.is_dir() and latest_checkpoint(checkpoint_folder(output)) is not None
         tokenizer = None
-        if latest_checkpoint(checkpoint_folder(output)) and own.is_dir():
-            # Learnt anew from captions that have changed, token numbers would mean other words.
-            tokenizer = CLIPTokenizer.from_pretrained(own)
+        if resumed:
+            tokenizer = CLIPTokenizer.from_pretrained(kept)
         elif init_from:
             folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini")
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.data = DiffusionData(config, tokenizer)
         # Of several processes one; accelerate's own state must not be made before the loop makes it.
-        if os.environ.get("RANK", "0") == "0":
-            self.data.tokenizer.save_pretrained(own)
+        if not resumed and os.environ.get("RANK", "0") == "0":
+            self.data.tokenizer.save_pretrained(kept)
         self.likeness = None
         if config.latent_descriptor:
             self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)
@@ -144,20 +149,30 @@ class DiffusionObjective:
         figures = {"mse": float(error.mean().detach())}
         if 0 < batch.people < len(error):
             figures["with_identity"] = float(error[: batch.people].mean().detach())
-        if self.likeness and batch.people:
-            people = slice(batch.people)
-            signal = step.alpha[people].sqrt().view(-1)
-            unlike = self.likeness.to_photos(step.estimate()[people], latents[people], signal)
-            figures["unlike"] = float(unlike.detach())
-            loss = loss + self.config.likeness * batch.people / len(error) * unlike
-        drawn = batch.of_share(self.config.drawn if key.step >= self.config.drawn_from else 0.0)
-        if self.likeness and drawn.people:
-            own = self.draw(drawn, latents.shape[1:])
-            signal = own.alpha.sqrt().view(-1)
-            unlike = self.likeness.to_descriptors(own.estimate(), drawn.descriptors, signal)
-            figures["unlike_drawn"] = float(unlike.detach())
-            loss = loss + self.config.likeness * drawn.people / len(error) * unlike
+        for name, rows, unlike in self._unlike(batch, latents, step):
+            figures[name] = float(unlike.detach())
+            loss = loss + self.config.likeness * rows / len(error) * unlike
         return loss, figures
+
+    def _unlike(
+        self, batch: DiffusionBatch, latents: Tensor, step: Denoised
+    ) -> Iterator[tuple[str, int, Tensor]]:
+        """Terms of the identity loss: name, how many rows it is the mean of, and its value."""
+        if self.likeness is None or not batch.people:
+            return
+        people = slice(batch.people)
+        estimate = step.estimate()[people]
+        yield (
+            "unlike",
+            batch.people,
+            self.likeness.to_photos(estimate, latents[people], step.signal()[people]),
+        )
+        if self.config.drawn and batch.key.step >= self.config.drawn_from:
+            drawn = batch.of_share(self.config.drawn)
+            if drawn.people:
+                own = self.draw(drawn, latents.shape[1:])
+                unlike = self.likeness.to_descriptors(own.estimate(), drawn.descriptors, own.signal())
+                yield "unlike_drawn", drawn.people, unlike
 
     def denoise(self, batch: DiffusionBatch, latents: Tensor) -> Denoised:
         """Add each row's keyed noise to ``latents`` at its timestep, and let the model predict."""
