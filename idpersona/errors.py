@@ -7,7 +7,6 @@ with status 2. Anything else that escapes is a defect of ours.
 from __future__ import annotations
 
 import difflib
-import textwrap
 from collections.abc import Iterable, Sequence
 
 
@@ -31,7 +30,7 @@ class NoFaceFound(PhotoError):
         tried = f" (looked at {', '.join(str(s) for s in self.sizes)} px)" if self.sizes else ""
         super().__init__(
             f"no face found in {where}{tried}: use a sharper photo with the face upright and at least "
-            "80 px wide, or --subject object"
+            "80 px wide"
         )
 
 
@@ -106,5 +105,6 @@ class PeopleFileError(BadInput):
 
 def first_line(error: BaseException) -> str:
     """The first line of what another library's error says, at most 160 characters; its type if it is mute."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return textwrap.shorten(lines[0].rstrip(".: "), 160, placeholder=" …") or type(error).__name__
+    lines = str(error).strip().splitlines() or [""]
+    line = " ".join(lines[0].rstrip(".: ").split())
+    return (line if len(line) <= 160 else f"{line[:159]}…") or type(error).__name__

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from idpersona.identity import Identity
 
-_MIB = 1024 * 1024
+_SAMPLES, _BLOCK = 64, 64 * 1024
+_WEIGHTS = frozenset((".json", ".safetensors", ".bin", ".txt", ".onnx", ".pt", ".pth", ".ckpt", ".model"))
 
 
 def file_sha256(path: Path) -> str:
@@ -21,16 +22,19 @@ def file_sha256(path: Path) -> str:
 def folder_fingerprint(folder: Path) -> str:
     """Hash (hex) that tells one folder of weights from another without reading gigabytes.
 
-    It covers every file's name, its size, and its first and last MiB: retrained weights differ there.
+    It covers name and size of every file of weights or configuration, and its content: whole up to 4 MiB,
+    beyond that 64 blocks of 64 KiB spread evenly over it. What was changed between those blocks alone, a
+    single small layer of a large file for instance, it does not see.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in _WEIGHTS and p.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode(errors="surrogateescape"))
         with path.open("rb") as file:
-            digest.update(file.read(_MIB))
-            file.seek(max(size - _MIB, 0))
-            digest.update(file.read(_MIB))
+            for block in range(_SAMPLES):
+                # One block after the other where the file is short, so that nothing of it is left out.
+                file.seek(block * max(_BLOCK, (size - _BLOCK) // (_SAMPLES - 1)))
+                digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 
 

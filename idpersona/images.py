@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import secrets
 import warnings
@@ -173,6 +174,18 @@ def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> tu
     return Image.fromarray(np.array(rgb, dtype=np.uint8)), notes
 
 
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Pillow logs damage as an error beside raising it; without a handler Python prints that."""
+    logger = logging.getLogger("PIL")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def open_photo_full(photo: Photo, *, min_side: int = 32, max_pixels: int = 64_000_000) -> OpenedPhoto:
     """As :func:`open_photo`, with the photo's name, sha256 and notes beside the picture."""
     if not isinstance(photo, str | os.PathLike | Image.Image | np.ndarray):
@@ -197,7 +210,7 @@ def open_photo_full(photo: Photo, *, min_side: int = 32, max_pixels: int = 64_00
                 data = _read_bytes(_resolve(photo))
                 Image.init()
                 allowed = [f for f in FORMATS if f in Image.OPEN]
-                with Image.open(io.BytesIO(data), formats=allowed) as source:
+                with _quiet_pillow(), Image.open(io.BytesIO(data), formats=allowed) as source:
                     image, notes = _decode(source, name, min_side, max_pixels)
         except (PhotoError, UnknownName):
             raise

@@ -2,7 +2,8 @@
 
 Three standard places carry it: the text chunk ``parameters`` (JSON, all settings), the text chunks
 ``Software`` and ``Comment`` ("AI generated"), and an XMP packet whose IPTC field *digital source type* is
-``trainedAlgorithmicMedia``, which is what photo programs and platforms look for.
+``trainedAlgorithmicMedia`` (``compositeWithTrainedAlgorithmicMedia`` for sheets that show photos, too), which
+is what photo programs and platforms look for.
 
 Of the identity, a picture carries names and hashes, never the features: whoever is handed a picture must not
 be handed the face descriptor with it. Repeating a picture therefore needs the identity file or the photos
@@ -28,7 +29,9 @@ from idpersona.images import atomic_output
 
 FORMAT = 1
 MARK = "AI generated"
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_CODES = "http://cv.iptc.org/newscodes/digitalsourcetype"
+SOURCE_TYPE = f"{_CODES}/trainedAlgorithmicMedia"
+COMPOSITE_TYPE = f"{_CODES}/compositeWithTrainedAlgorithmicMedia"
 MAX_SETTINGS = 4_000_000
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -39,7 +42,12 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 def write_png(
-    image: Image.Image, path: str | os.PathLike[str], settings: Mapping[str, Any], *, force: bool = False
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    *,
+    force: bool = False,
+    source_type: str = SOURCE_TYPE,
 ) -> Path:
     """Write ``image`` with its ``settings`` and the mark "AI generated".
 
@@ -48,16 +56,20 @@ def write_png(
         path: file to write, whole or not at all.
         settings: JSON-able; ``format``, ``ai_generated`` and ``software`` are added.
         force: overwrite an existing file.
+        source_type: the IPTC code; ``COMPOSITE_TYPE`` for a sheet that shows photos beside drawn pictures.
 
     Raises:
         OutputError: it cannot be written.
     """
-    write_pngs([(image, path, settings)], force=force)
+    write_pngs([(image, path, settings)], force=force, source_type=source_type)
     return Path(path)
 
 
 def write_pngs(
-    pictures: Sequence[tuple[Image.Image, str | os.PathLike[str], Mapping[str, Any]]], *, force: bool = False
+    pictures: Sequence[tuple[Image.Image, str | os.PathLike[str], Mapping[str, Any]]],
+    *,
+    force: bool = False,
+    source_type: str = SOURCE_TYPE,
 ) -> None:
     """As :func:`write_png` for several (image, path, settings).
 
@@ -66,10 +78,10 @@ def write_pngs(
     with ExitStack() as files:
         for image, path, settings in pictures:
             part = files.enter_context(atomic_output(path, force=force))
-            image.convert("RGB").save(part, format="PNG", pnginfo=_chunks(settings))
+            image.convert("RGB").save(part, format="PNG", pnginfo=_chunks(settings, source_type))
 
 
-def _chunks(settings: Mapping[str, Any]) -> PngInfo:
+def _chunks(settings: Mapping[str, Any], source_type: str) -> PngInfo:
     from idpersona import __version__
 
     software = f"idpersona {__version__}"
@@ -78,14 +90,15 @@ def _chunks(settings: Mapping[str, Any]) -> PngInfo:
     info.add_text("Comment", MARK)
     info.add_text("Software", software)
     info.add_itxt("parameters", json.dumps(full, ensure_ascii=False, allow_nan=False))
-    info.add_itxt("XML:com.adobe.xmp", _XMP.format(tool=escape(software), source=SOURCE_TYPE))
+    info.add_itxt("XML:com.adobe.xmp", _XMP.format(tool=escape(software), source=source_type))
     return info
 
 
 def is_marked(path: str | os.PathLike[str]) -> bool:
-    """Whether a picture file carries our mark or the IPTC source type of generated media."""
+    """Whether a picture file carries our mark or an IPTC source type of generated media."""
     info = _png_info(path)
-    return info.get("Comment") == MARK or SOURCE_TYPE in str(info.get("XML:com.adobe.xmp", ""))
+    packet = str(info.get("XML:com.adobe.xmp", ""))
+    return info.get("Comment") == MARK or SOURCE_TYPE in packet or COMPOSITE_TYPE in packet
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:

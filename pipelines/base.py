@@ -7,18 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from packaging.version import Version
 
 from idpersona.devices import as_device, as_dtype
 from idpersona.errors import CheckpointError, MissingWeights, UnknownName, first_line
+from idpersona.pipelines.components import DTYPE_KEYWORD, load_models
 from idpersona.registry import get_weight, locate, weight_names
 from idpersona.registry.hub import unreachable_base
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_DTYPE_KEYWORD = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
 
 
 def load_base(
@@ -43,14 +41,15 @@ def load_base(
     Raises:
         UnknownName: neither a registry name, nor a folder, nor the form of a hub id.
         MissingWeights: the weights are not on this machine and cannot be fetched.
-        CheckpointError: the folder holds no stock diffusers pipeline, or a damaged one.
+        CheckpointError: no stock diffusers pipeline, or a damaged one: keys that are missing, unexpected
+            or misshapen are named.
         BadInput: the device or the dtype does not exist.
     """
     place = as_device(device)
     kind = as_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.float16)
     source, variant = _find(name)
-    pipe = _load(source, variant, kind)
-    return pipe.to(place)
+    folder = source if isinstance(source, Path) else _fetch(source)
+    return _load(folder, variant, kind).to(place)
 
 
 def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:
@@ -74,15 +73,21 @@ def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:
     raise UnknownName("base", text, bases)
 
 
-def _load(source: str | Path, variant: str | None, dtype: torch.dtype) -> DiffusionPipeline:
-    local = isinstance(source, Path)
-    options: dict[str, Any] = {_DTYPE_KEYWORD: dtype, "variant": variant, "local_files_only": local}
+def _fetch(repository: str) -> Path:
+    """Folder in the hub's cache with what a pipeline needs of a repository."""
     try:
-        return DiffusionPipeline.from_pretrained(os.fspath(source), **options)
-    except torch.OutOfMemoryError:
+        return Path(DiffusionPipeline.download(repository))
+    except Exception as error:  # the client of the hub raises what its HTTP library raises
+        raise unreachable_base(repository, error) from error
+
+
+def _load(folder: Path, variant: str | None, dtype: torch.dtype) -> DiffusionPipeline:
+    options: dict[str, Any] = {DTYPE_KEYWORD: dtype, "variant": variant, "local_files_only": True}
+    try:
+        models = load_models(folder, variant, dtype)
+        return DiffusionPipeline.from_pretrained(os.fspath(folder), **options, **models)
+    except (torch.OutOfMemoryError, CheckpointError):
         raise
-    # diffusers, transformers, safetensors and the hub client share no error type for a bad checkpoint.
+    # diffusers, transformers and safetensors share no error type for a bad checkpoint.
     except Exception as error:
-        if local:
-            raise CheckpointError(f"{source} cannot be loaded as a base: {first_line(error)}") from error
-        raise unreachable_base(os.fspath(source), error) from error
+        raise CheckpointError(f"{folder} cannot be loaded as a base: {first_line(error)}") from error

@@ -66,7 +66,7 @@ def test_broken_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no model_index\.json"):
         load_base(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be loaded as a base"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*model_index\.json"):
         load_base(tmp_path)
     (tmp_path / "model_index.json").write_text((folder / "model_index.json").read_text())
     with pytest.raises(CheckpointError, match="cannot be loaded as a base") as raised:

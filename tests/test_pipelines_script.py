@@ -11,6 +11,7 @@ import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from PIL import Image
 
+from idpersona import read_identity
 from idpersona.adapters.instantid.convert import Published, write_published
 from idpersona.adapters.instantid.modules import InstantIDProjector
 from idpersona.testing import tiny_components
@@ -67,6 +68,44 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "base_model_path": root / "base",
         "photo": root / "photo.png",
     }
+
+
+def test_the_same_calls_on_the_embedded_weights() -> None:
+    """As :data:`SCRIPT`, with the pipeline for SD1.5-family bases and the sizes of the embedded model."""
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+    from idpersona.pipelines import StableDiffusionInstantIDPipeline, draw_kps
+
+    assets = Path(__file__).resolve().parents[1] / "assets"
+    me = read_identity("sample:astronaut")
+    net = ControlNetModel.from_pretrained(assets / "instantid-mini" / "identitynet")
+    pipe: Any = StableDiffusionInstantIDPipeline.from_pretrained(
+        assets / "mini", controlnet=net, safety_checker=None
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_ip_adapter_instantid(assets / "instantid-mini")
+    points = np.array([[45, 60], [83, 60], [64, 82], [49, 100], [79, 100]], dtype=np.float32)
+
+    def draw(embedding: np.ndarray, kps: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        return pipe(
+            prompt="a photo of a person",
+            image_embeds=embedding,
+            image=draw_kps((128, 128), kps, radius=3, stick_width=1),
+            controlnet_conditioning_scale=scale,
+            ip_adapter_scale=scale,
+            num_inference_steps=3,
+            guidance_scale=2.0,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).images[0]
+
+    hers = me.features["dlib"].values[0]
+    drawn = draw(hers, points)
+    assert drawn.shape == (128, 128, 3)
+    # Another person, other keypoints: neither is without effect; a scale of 0 is the base's picture.
+    assert np.abs(drawn - draw(np.roll(hers, 7), points)).mean() > 0.01
+    assert np.abs(drawn - draw(hers, points + 12)).mean() > 0.01
+    assert np.abs(draw(hers, points, 0.0) - draw(np.roll(hers, 7), points + 12, 0.0)).max() < 1e-4
 
 
 def test_published_script_runs(folders: dict[str, Path]) -> None:

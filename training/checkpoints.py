@@ -77,11 +77,18 @@ def save(
 
 
 def restore(
-    folder: Path, recipe: Recipe, module: nn.Module, optimiser: Any, ema: Ema, scaler: Any = None
+    folder: Path,
+    recipe: Recipe,
+    module: nn.Module,
+    optimiser: Any,
+    ema: Ema,
+    scaler: Any = None,
+    *,
+    tell: bool = True,
 ) -> int:
     """Load the newest checkpoint and return its step; 0 when there is none yet.
 
-    What the recipe says otherwise than the run did so far is printed.
+    ``tell`` prints what the recipe says otherwise than the run did so far.
 
     Raises:
         BadInput: the seed or the batch size is another one, so that samples would repeat or be left out.
@@ -91,7 +98,8 @@ def restore(
     if path is None:
         return 0
     state = json.loads((path / "state.json").read_text())
-    _compare(path, state.get("recipe"), recipe)
+    if "recipe" in state:
+        _compare(path, state["recipe"], recipe, tell=tell)
     with _fitting(path):
         module.load_state_dict(load_file(path / "weights.safetensors"))
         ema.load_state_dict(load_file(path / "ema.safetensors"))
@@ -116,14 +124,15 @@ def _fitting(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} does not fit the recipe's model: {reason}") from error
 
 
-def _compare(path: Path, before: dict[str, Any] | None, recipe: Recipe) -> None:
-    was, now = _flat(before or {}), _flat(recipe.model_dump(mode="json"))
-    changed = [name for name in now if name in was and was[name] != now[name]]
+def _compare(path: Path, before: dict[str, Any], recipe: Recipe, *, tell: bool) -> None:
+    was, now = _flat(before), _flat(recipe.model_dump(mode="json"))
+    changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
     for name in ("loop.seed", "loop.batch_size"):
         if name in changed:
-            raise BadInput(f"{path} was made with {name} {was[name]}, the recipe says {now[name]}")
-    for name in changed:
-        print(f"{recipe.name}: {name} was {was[name]}, is {now[name]} from here on", file=sys.stderr)
+            raise BadInput(f"{path} was made with {name} {was.get(name)}, the recipe says {now[name]}")
+    for name in changed if tell else ():
+        old, new = (values.get(name, "not set") for values in (was, now))
+        print(f"{recipe.name}: {name} was {old}, is {new} from here on", file=sys.stderr)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -82,6 +82,7 @@ def load_for_measuring(recipe: Recipe) -> tuple[DiffusionObjective, Path]:
     Raises BadInput when it is no text-to-image recipe, or there is no checkpoint yet.
     """
     always = {"identity": 1.0, "caption_drop": 0.0, "identity_drop": 0.0, "both_drop": 0.0}
+    always |= {"latent_descriptor": None, "drawn": 0.0}  # losses are not measured here
     if recipe.objective.get("kind") != "diffusion" or recipe.objective.get("identity") == 0:
         raise BadInput(f"recipe {recipe.name} trains no text-to-image model with identity")
     checkpoint = latest_checkpoint(checkpoint_folder(recipe.output))

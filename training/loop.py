@@ -95,7 +95,7 @@ def train(
     optimiser = build_optimisers(module, config, accelerator.prepare_optimizer)
     ema = Ema(module, loop.ema_decay)
     scaler = accelerator.scaler
-    step = restore(checkpoints, recipe, module, optimiser, ema, scaler) if resume else 0
+    step = restore(checkpoints, recipe, module, optimiser, ema, scaler, tell=main) if resume else 0
     if main:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.json").write_text(recipe.model_dump_json(indent=2))

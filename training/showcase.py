@@ -75,11 +75,11 @@ def showcase(assets: Path, seed: int) -> list[Path]:
     Raises BadInput when no face is found in any picture of a synthetic person.
     """
     from idpersona.adapters import load_adapter
-    from idpersona.eval.sheets import contact_sheet
     from idpersona.images import open_photo
     from idpersona.pipelines import load_base
-    from idpersona.provenance import write_png
+    from idpersona.provenance import COMPOSITE_TYPE, SOURCE_TYPE, write_png
     from idpersona.registry import get_weight
+    from idpersona.sheets import contact_sheet
 
     defaults = get_weight("mini").defaults
     settings: dict[str, Any] = {
@@ -97,7 +97,8 @@ def showcase(assets: Path, seed: int) -> list[Path]:
     def write(place: str, picture: Image.Image, **about: Any) -> None:
         path = assets / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(picture, path, {"base": "mini", **settings, **about}, force=True)
+        kind = COMPOSITE_TYPE if "photo" in about else SOURCE_TYPE
+        write_png(picture, path, {"base": "mini", **settings, **about}, force=True, source_type=kind)
         written.append(path)
 
     for number, prompt in enumerate(PEOPLE, start=1):

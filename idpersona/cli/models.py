@@ -109,7 +109,7 @@ def verify_model(name: Name = None, commercial: Commercial = False, as_json: Jso
     """Compare files with their sha256: one set of weights, or all that are here; 1 when one differs."""
     from dataclasses import asdict
 
-    from idpersona.cli.output import result
+    from idpersona.cli.output import note, result
     from idpersona.errors import MissingWeights
     from idpersona.registry import get_weight, installed, require_commercial, verify, weight_names
 
@@ -130,7 +130,9 @@ def verify_model(name: Name = None, commercial: Commercial = False, as_json: Jso
             state = "ok" if check.ok else f"BROKEN: {check.reason}"
             lines.append(f"{each}/{check.path}: {state} ({check.against})")
     result(report, lines, as_json=as_json)
-    if unverified:
+    if unverified and not broken:
         raise MissingWeights("; ".join(unverified))
+    for reason in unverified:
+        note(reason)
     if broken:
         raise typer.Exit(1)

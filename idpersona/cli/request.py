@@ -117,6 +117,8 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
     from idpersona.cli.output import note
     from idpersona.cli.sources import find_folder, find_source
 
+    if not settings.keys() & {"identity", "adapters"}:
+        raise BadInput(f"{png} was not made by generate: it records no identity and no adapter to repeat")
     try:
         if settings.get("safety_checker") is False and asked.safety_checker is None:
             note("made without the base's safety checker, which is on now: repeat with --no-safety-checker")
@@ -125,17 +127,17 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         paths = [] if replaced else [find_source(entry, png) for entry in source["sources"]]
         pose = None if asked.pose else settings.get("pose")
         loras = () if asked.loras else settings.get("lora", ())
+        adapters = () if asked.adapters else settings["adapters"]
+        folders = [entry["name"] for entry in adapters] + ([] if asked.base else [settings["base"]])
+        found: dict[str, str] = {name: find_folder(name, settings, png) for name in folders}
         request = Request(
             identity=paths[0] if paths and source["from"] == "file" else None,
             photos=() if source["from"] == "file" else tuple(paths),
             face=source.get("face"),
             prompt=settings["prompt"],
             negative=settings.get("negative") or None,
-            adapters=tuple(
-                (find_folder(entry["name"], settings, png), float(entry["scale"]))
-                for entry in settings["adapters"]
-            ),
-            base=find_folder(settings["base"], settings, png),
+            adapters=tuple((found[entry["name"]], float(entry["scale"])) for entry in adapters),
+            base=asked.base or found[settings["base"]],
             loras=tuple((find_source(entry, png), float(entry["weight"])) for entry in loras),
             steps=settings["steps"],
             guidance=float(settings["guidance"]),
@@ -146,7 +148,7 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             dtype=settings["dtype"],
             face_features=source.get("features_sha256"),
             made_with={
-                find_folder(name, settings, png): value
+                found.get(name, name): value
                 for part in ("weights", "versions")
                 for name, value in settings.get(part, {}).items()
             },

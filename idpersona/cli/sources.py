@@ -1,52 +1,76 @@
 """Files that a picture was made from: how they are recorded in it, and found again.
 
-Recorded are the path from the picture's folder, the path as it was typed, and the sha256. No file is taken
-that has not the recorded content.
+Recorded are the path from the picture's folder, the path as it was typed, and the sha256; no file is taken
+that has not the recorded content. Of folders of weights the one with the recorded fingerprint is preferred;
+where none has it, the caller says that the picture may not be repeated exactly.
 """
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from idpersona.errors import BadInput, PhotoError, UnknownName
+from idpersona.hashing import folder_fingerprint
 from idpersona.images import SAMPLE_PREFIX, photo_sha256
 from idpersona.registry import WEIGHTS
 
 
 def describe_source(name: str, png: Path) -> dict[str, Any]:
-    """Record of the file ``name`` for a picture that is written to ``png``."""
+    """Record of the file ``name`` for a picture that is written to ``png``.
+
+    Raises BadInput when its path cannot stand in a picture's settings.
+    """
     sha256 = photo_sha256(name)
-    _check_printable(name)
-    if name.startswith(SAMPLE_PREFIX):
-        return {"path": name, "typed": name, "sha256": sha256}
-    relative = os.path.relpath(Path(name).expanduser().resolve(), png.resolve().parent)
-    return {"path": Path(relative).as_posix(), "typed": name, "sha256": sha256}
-
-
-def _check_printable(name: str) -> None:
-    if not name.isprintable():
-        raise BadInput(f"{name!r}: the picture's settings can hold printable names only; rename the file")
+    path = name if name.startswith(SAMPLE_PREFIX) else _relative(name, png)
+    return {"path": path, "typed": _recordable(name), "sha256": sha256}
 
 
 def describe_folders(names: Iterable[str], png: Path) -> dict[str, str]:
-    """The folders among ``names`` of bases and adapters, as typed -> path from the picture's folder."""
+    """The folders among ``names`` of bases and adapters, as typed -> path from the picture's folder.
+
+    Raises BadInput when a path cannot stand in a picture's settings.
+    """
     folders = [name for name in names if name not in WEIGHTS and Path(name).is_dir()]
-    for name in folders:
-        _check_printable(name)
-    here = png.resolve().parent
-    return {name: Path(os.path.relpath(Path(name).resolve(), here)).as_posix() for name in folders}
+    return {_recordable(name): _relative(name, png) for name in folders}
+
+
+def _relative(name: str, png: Path) -> str:
+    path = os.path.relpath(Path(name).expanduser().resolve(), png.resolve().parent)
+    return _recordable(Path(path).as_posix())
+
+
+def _recordable(path: str) -> str:
+    """``path`` itself; BadInput when it holds control characters, or bytes that are no UTF-8."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path):
+        raise BadInput(f"{path!r} cannot stand in the picture's settings: rename the file or its folder")
+    return path
 
 
 def find_folder(name: str, settings: Mapping[str, Any], png: Path) -> str:
-    """Base or adapter ``name`` of a picture: a recorded folder where it lay from there, else as typed."""
+    """Base or adapter ``name`` of a picture: a recorded folder where it lies from there or as typed.
+
+    Raises:
+        BadInput: it was a folder, and lies nowhere now.
+    """
     relative = settings.get("folders", {}).get(name)
-    place = None if relative is None else (png.resolve().parent / relative).resolve()
-    if place is None or not place.is_dir() or Path(name).resolve() == place:
+    if relative is None:
         return name
-    return os.fspath(place)
+    places = {(png.resolve().parent / relative).resolve(): None, Path(name).resolve(): None}
+    here = [place for place in places if place.is_dir()]
+    if not here:
+        raise BadInput(
+            f"{png.name} was made with the folder '{name}', which is not here: put it back, or give --base "
+            "or --adapter"
+        )
+    recorded = settings.get("weights", {}).get(name)
+    best = here[0]
+    if len(here) > 1 and folder_fingerprint(here[0]) != recorded == folder_fingerprint(here[1]):
+        best = here[1]
+    return name if Path(name).resolve() == best else os.fspath(best)
 
 
 def find_source(entry: Mapping[str, Any], png: Path) -> str:
@@ -56,8 +80,10 @@ def find_source(entry: Mapping[str, Any], png: Path) -> str:
         BadInput: it is nowhere, or its content has changed.
     """
     path, typed, sha256 = entry["path"], entry["typed"], entry["sha256"]
-    if not all(isinstance(text, str) and text.isprintable() for text in (path, typed, sha256)):
+    if not all(isinstance(text, str) for text in (path, typed, sha256)):
         raise BadInput(f"the settings in {png} are damaged: a source is no text")
+    for text in (path, typed, sha256):
+        _recordable(text)
     places = [png.resolve().parent / path, Path(typed), png.parent / Path(path).name, Path(Path(path).name)]
     changed = None
     for place in [path] if path.startswith(SAMPLE_PREFIX) else [os.fspath(place) for place in places]:

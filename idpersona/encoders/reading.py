@@ -204,7 +204,7 @@ def _choose(found: Faces, choice: int | None, name: str, doubts: list[str]) -> F
         return found[choice]
     if len(found) > 1:
         doubts.append(
-            f"{len(found)} faces, the largest (face 0) was taken; choose with --face N: "
+            f"{len(found)} faces, the largest (face 0) was taken; identify and generate take --face N: "
             + list_boxes(found[:12])
         )
     return found[0]

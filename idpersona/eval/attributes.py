@@ -54,10 +54,11 @@ class AttributeClassifier:
 
 def get_classifier(name: str) -> AttributeClassifier:
     """``labeler`` or ``attr-judge``; raises UnknownName, or MissingWeights when the checkout lacks it."""
+    from idpersona.adapters.checkpoint import load_component
     from idpersona.encoders.small_cnn import SmallFaceCNN
 
     if name not in CLASSIFIERS:
         raise UnknownName("attribute classifier", name, CLASSIFIERS)
     path = locate(name)
-    module = SmallFaceCNN.from_pretrained(path).eval()
+    module = load_component(SmallFaceCNN, path).float()
     return AttributeClassifier(name, module, tuple(module.config["labels"]), weights_sha256(path))

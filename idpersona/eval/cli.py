@@ -42,6 +42,7 @@ Output = Annotated[
 Cache = Annotated[
     Path, typer.Option(help="Folder of finished pictures, from which an interrupted run goes on.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite results that lie there already.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON instead of the table.")]
 People = Annotated[int | None, typer.Option(min=2, help="Number of people instead of the protocol's.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps instead of the protocol's.")]
@@ -73,6 +74,7 @@ def identity(
     batch: Batch = 16,
     device: Device = None,
     threads: Threads = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Likeness on held-out people: own, others, rank-1, detection, with floor and ceiling.
@@ -85,14 +87,14 @@ def identity(
     from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance, scales=_numbers(scales))
-    folder = _folder(output, "identity", quick)
+    folder = _folder(output, "identity", quick, force)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder(finder.value), "store": PhotoStore()}
     studio = _studio(base, adapter, plan, batch, cache, device, threads)
     report = evaluate_identity(
         studio, plan, judges=judges, **tools, cache=cache, settings=_names(base, adapter, batch, device)
     )
-    _finish(report, folder, as_json)
+    _finish(report, folder, force, as_json)
 
 
 @app.command()
@@ -113,6 +115,7 @@ def prompt(
     batch: Batch = 16,
     device: Device = None,
     threads: Threads = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Balanced hit rate per attribute, asked for against asked against, with and without identity.
@@ -125,14 +128,14 @@ def prompt(
     from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance)
-    folder = _folder(output, "prompt", quick)
+    folder = _folder(output, "prompt", quick, force)
     judge, store, finder = get_classifier(classifier), PhotoStore(), get_finder("dlib")
     studio = _studio(base, adapter, plan, batch, cache, device, threads)
     names = _names(base, adapter, batch, device)
     report = evaluate_prompt(
         studio, plan, classifier=judge, finder=finder, store=store, scale=scale, cache=cache, settings=names
     )
-    _finish(report, folder, as_json)
+    _finish(report, folder, force, as_json)
 
 
 @app.command()
@@ -152,6 +155,7 @@ def pose(
     batch: Batch = 16,
     device: Device = None,
     threads: Threads = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Whether faces stand where the keypoints asked for them, against shuffled keypoints.
@@ -163,7 +167,7 @@ def pose(
     from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, steps=steps, guidance=guidance)
-    folder = _folder(output, "pose", quick)
+    folder = _folder(output, "pose", quick, force)
     tools: dict[str, Any] = {
         "finder": get_finder(finder.value),
         "reader": get_finder("dlib"),
@@ -171,7 +175,9 @@ def pose(
     }
     studio = _studio(base, adapter, plan, batch, cache, device, threads)
     names = _names(base, adapter, batch, device)
-    _finish(evaluate_pose(studio, plan, **tools, scale=scale, cache=cache, settings=names), folder, as_json)
+    _finish(
+        evaluate_pose(studio, plan, **tools, scale=scale, cache=cache, settings=names), folder, force, as_json
+    )
 
 
 @app.command()
@@ -183,6 +189,7 @@ def reconstruction(
     cache: Cache = Path("reports/cache"),
     device: Device = None,
     threads: Threads = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """PSNR and SSIM of held-out photos through the base's autoencoder.
@@ -195,13 +202,13 @@ def reconstruction(
     from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick)
-    folder = _folder(output, "reconstruction", quick)
+    folder = _folder(output, "reconstruction", quick, force)
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
     _set_threads(threads)
     report = evaluate_reconstruction(
         load_base(base, device=device), plan, **tools, cache=cache, settings={"base": base}
     )
-    _finish(report, folder, as_json)
+    _finish(report, folder, force, as_json)
 
 
 def _plan(name: str, quick: bool, **changes: Any) -> Protocol:
@@ -223,11 +230,14 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
         raise BadInput(f"--scales takes numbers separated by commas, got '{text}'") from error
 
 
-def _folder(output: Path | None, kind: str, quick: bool) -> Path:
-    from idpersona.eval.report import check_writable
+def _folder(output: Path | None, kind: str, quick: bool, force: bool) -> Path:
+    from idpersona.eval.report import check_writable, report_paths
+    from idpersona.images import check_output
 
     folder = output or Path("reports") / (f"{kind}-quick" if quick else kind)
     check_writable(folder)
+    for path in report_paths(folder, kind) if folder.is_dir() else ():
+        check_output(path, force=force)
     return folder
 
 
@@ -264,7 +274,7 @@ def _names(base: str, adapter: str, batch: int, device: str | None) -> dict[str,
     return {"base": base, "adapter": adapter, "batch": batch, "device": device or "cpu"}
 
 
-def _finish(report: Report, folder: Path, as_json: bool) -> None:
-    paths = report.write(folder)
+def _finish(report: Report, folder: Path, force: bool, as_json: bool) -> None:
+    paths = report.write(folder, force=force)
     typer.echo(json.dumps(report.as_dict(), indent=1) if as_json else report.text())
     typer.echo(f"wrote {', '.join(map(str, paths))}", err=True)

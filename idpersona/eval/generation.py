@@ -143,6 +143,7 @@ class Studio:
             [
                 self.base_sha256,
                 self._recipe,
+                self.pipe.device.type,
                 sorted(self.settings.items()),
                 shot.prompt,
                 shot.seed,

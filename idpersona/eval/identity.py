@@ -23,10 +23,10 @@ from idpersona.eval.judges import Judge
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
 from idpersona.eval.scoring import IdentityScores, Sitting, people_prototypes, score, sit
-from idpersona.eval.sheets import contact_sheet
 from idpersona.eval.statistics import paired_difference
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown, ranking_line
+from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
 
 FLOOR, REAL, CEILING = "base without identity", "real photos", "real photos through the VAE"

@@ -64,10 +64,11 @@ class Judge:
 
 
 def _mini_judge() -> Judge:
+    from idpersona.adapters.checkpoint import load_component
     from idpersona.encoders.small_cnn import SmallFaceCNN
 
     path = locate("mini-judge")
-    module = SmallFaceCNN.from_pretrained(path).eval()
+    module = load_component(SmallFaceCNN, path).float()
     licence = "research only, non-commercial (trained on CelebA and LFW)"
     return Judge("mini-judge", module, 64, (0, 64), 127.5, weights_sha256(path), licence, True)
 

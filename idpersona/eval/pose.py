@@ -22,10 +22,10 @@ from idpersona.eval.generation import Studio
 from idpersona.eval.metrics import keypoint_error, shuffled_errors
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
-from idpersona.eval.sheets import contact_sheet
 from idpersona.eval.statistics import Interval, bootstrap
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown
+from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
 
 DRAWN, REAL = "drawn, against the points asked for", "the photos themselves, against the points asked for"

@@ -21,10 +21,10 @@ from idpersona.eval.generation import Shot, Studio
 from idpersona.eval.metrics import balanced_accuracy, balanced_hits, person_means
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
-from idpersona.eval.sheets import contact_sheet
 from idpersona.eval.statistics import bootstrap, paired_difference
 from idpersona.eval.subjects import gather_subjects, one_photo_each
 from idpersona.eval.tables import Cell, cell, markdown
+from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore, attribute_labels
 
 _SHEET_COLUMNS = 8

@@ -14,11 +14,11 @@ from idpersona.eval.finders import Finder
 from idpersona.eval.metrics import person_means
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
-from idpersona.eval.sheets import contact_sheet
 from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import one_photo_each
 from idpersona.eval.tables import cell, markdown
 from idpersona.eval.weights import modules_sha256
+from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -17,10 +18,9 @@ import numpy as np
 from PIL import Image
 
 from idpersona.errors import OutputError
-from idpersona.eval.sheets import check_private_folder
 from idpersona.eval.statistics import Interval
 from idpersona.images import atomic_output
-from idpersona.provenance import write_png
+from idpersona.provenance import COMPOSITE_TYPE, write_png
 
 _PACKAGES = (
     "idpersona",
@@ -32,6 +32,7 @@ _PACKAGES = (
     "opencv-python",
     "dlib-bin",
 )
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -80,22 +81,30 @@ class Report:
             lines.append(f"left out: {len(self.failures)} (listed in the JSON), first: {self.failures[0]}")
         return "\n".join(lines).rstrip() + "\n"
 
-    def write(self, folder: Path) -> list[Path]:
+    def write(self, folder: Path, *, force: bool = False) -> list[Path]:
         """Write ``KIND.json``, ``KIND.md`` and, if there is one, ``KIND.png``, all or none; return their
         paths.
+
+        Raises OutputError when one exists and not ``force``, or the folder cannot be written.
         """
         check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{self.kind}{suffix}" for suffix in (".json", ".md", ".png")]
+        paths = report_paths(folder, self.kind)
         paths = paths if self.sheet is not None else paths[:2]
         with ExitStack() as files:
-            parts = [files.enter_context(atomic_output(path, force=True)) for path in paths]
+            parts = [files.enter_context(atomic_output(path, force=force)) for path in paths]
             content = json.dumps(self.as_dict(), indent=1, allow_nan=False)
             parts[0].write_text(content + "\n", encoding="utf-8")
             parts[1].write_text(self.text(), encoding="utf-8")
             if self.sheet is not None:
-                write_png(self.sheet, parts[2], {"sheet": self.kind}, force=True)
+                about = {"sheet": self.kind}
+                write_png(self.sheet, parts[2], about, force=True, source_type=COMPOSITE_TYPE)
         return paths
+
+
+def report_paths(folder: Path, kind: str) -> list[Path]:
+    """Where the JSON, the table and the sheet of an evaluation lie."""
+    return [folder / f"{kind}{suffix}" for suffix in (".json", ".md", ".png")]
 
 
 def check_writable(folder: Path) -> None:
@@ -117,6 +126,28 @@ def check_writable(folder: Path) -> None:
         for place in made:
             with suppress(OSError):  # not made after all, or in use by now
                 place.rmdir()
+
+
+def check_private_folder(folder: Path) -> None:
+    """Refuse a folder from which photos of real people could be committed by mistake.
+
+    Inside the repository only folders that git ignores will do; anywhere else is the user's own affair.
+
+    Raises:
+        OutputError: the folder lies in the repository and git does not ignore it.
+    """
+    place = folder.resolve()
+    if not place.is_relative_to(_REPOSITORY) or not (_REPOSITORY / ".git").exists():
+        return
+    probe = place / "sheet.png"
+    answer = subprocess.run(
+        ["git", "-C", str(_REPOSITORY), "check-ignore", "-q", str(probe)], check=False, capture_output=True
+    )
+    if answer.returncode != 0:
+        raise OutputError(
+            f"{folder} is part of the repository: a sheet with photos of real people must go into an ignored "
+            "folder, e.g. --output reports/identity"
+        )
 
 
 def versions() -> dict[str, str]:

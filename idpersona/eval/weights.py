@@ -63,7 +63,7 @@ def code_sha256() -> str:
     versions."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    files = [root / "keypoints.py", root / "identity.py"]
+    files = [root / "keypoints.py", root / "identity.py", root / "eval" / "generation.py"]
     for room in ("adapters", "attention", "pipelines", "seams"):
         files += sorted((root / room).rglob("*.py"))
     for file in files:

@@ -100,6 +100,41 @@ def test_from_finds_folders_from_another_place_and_says_when_they_changed(
     assert not np.array_equal(pixels("a.png"), pixels("c.png"))
 
 
+def test_a_folder_that_has_gone_is_not_looked_for_on_the_hub(run, tiny, me, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny / "base", tmp_path / "models" / "base")
+    words = ("--base", "models/base", "--adapter", tiny / "adapter", "--identity", me, "--prompt", "x")
+    run("generate", *words, "--steps", 1, "--device", "cpu", "-o", "a.png").done()
+    other = shutil.copytree("models/base", tmp_path / "elsewhere")
+    shutil.rmtree("models")
+    run("generate", "--from", "a.png", "-o", "b.png").refused("folder 'models/base'", "--base")
+    run("generate", "--from", "a.png", "--base", other, "-o", "b.png").done()
+
+
+def test_the_folder_with_the_recorded_content_is_preferred(run, tiny, me, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny / "base", tmp_path / "base")
+    words = ("--base", "base", "--adapter", tiny / "adapter", "--identity", me, "--prompt", "x", "--steps", 1)
+    run("generate", *words, "--device", "cpu", "-o", "a.png").done()
+    (tmp_path / "moved").mkdir()
+    shutil.move("a.png", "moved/a.png")
+    shutil.copytree("base", "moved/base")
+    scheduler = tmp_path / "moved" / "base" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text() + " ")
+    assert "note" not in run("generate", "--from", "moved/a.png", "-o", "b.png").done().err
+    shutil.rmtree("base")
+    assert "not as when" in run("generate", "--from", "moved/a.png", "-o", "c.png").done().err
+
+
+def test_pictures_of_other_makers_are_not_repeated(run, tmp_path):
+    from idpersona.provenance import write_png
+
+    write_png(Image.new("RGB", (8, 8)), tmp_path / "sheet.png", {"prompt": "x", "seed": 1})
+    run("generate", "--from", tmp_path / "sheet.png", "-o", tmp_path / "b.png").refused(
+        "not made by generate"
+    )
+
+
 def test_a_recorded_picture_does_not_switch_the_checker_off(draw, run, drawn, tmp_path):
     settings = read_settings(drawn)
     assert settings["safety_checker"] is None  # the tiny base has none

@@ -155,6 +155,32 @@ def test_adapter_checkpoints(draw, run, tiny, me, tmp_path, change):
     assert not (tmp_path / "a.png").exists()
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+@pytest.mark.parametrize("change", ["missing", "extra", "misshapen"])
+def test_base_with_other_keys(run, tiny, me, tmp_path, part, change):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny / "base", folder)
+    weights = next((folder / part).glob("*.safetensors"))
+    tensors = load_file(weights)
+    touched = sorted(key for key, value in tensors.items() if value.ndim > 1)[:4]
+    for key in touched:
+        if change == "missing":
+            del tensors[key]
+        if change == "extra":
+            tensors[f"surplus.{key}"] = tensors[key].clone()
+        if change == "misshapen":
+            tensors[key] = tensors[key][:1].clone()
+    save_file(tensors, weights, {"format": "pt"})
+    words = ["generate", "--base", folder, "--adapter", tiny / "adapter", "--identity", me, "--prompt", "x"]
+    out = run(*words, "--steps", 1, "-o", tmp_path / "a.png")
+    label = {"extra": "unexpected"}.get(change, change)
+    out.refused(f"{folder / part} does not fit: {label}:", "and 1 more")
+    assert sum(key in out.err for key in touched) == 3
+    assert not (tmp_path / "a.png").exists()
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty folder", "not a base"])
 def test_base_checkpoints(run, tiny, me, tmp_path, damage):
     folder = tmp_path / "base"
@@ -201,11 +227,24 @@ def test_settings_of_pictures_are_checked_like_options(drawn, run, tmp_path, cha
     assert not (tmp_path / "b.png").exists()
 
 
-def test_a_name_that_cannot_be_recorded_is_refused_before_drawing(draw, run, me, tmp_path):
-    name = os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.safetensors")
-    shutil.copy(me, name)
-    draw("--identity", name, "-o", tmp_path / "a.png", identity=False).refused("printable", "rename")
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_a_path_that_cannot_be_recorded_is_refused_before_drawing(draw, me, tmp_path, monkeypatch, where):
+    odd = os.fsdecode(b"caf\xe9")
+    place = tmp_path / (odd if where == "folder" else "plain")
+    place.mkdir()
+    name = f"{odd}.safetensors" if where == "file" else "me.safetensors"
+    shutil.copy(me, place / name)
+    monkeypatch.chdir(place)  # what is typed is sound when the folder is not
+    draw("--identity", name, "-o", tmp_path / "a.png", identity=False).refused("rename")
     assert not (tmp_path / "a.png").exists()
+
+
+def test_names_with_unusual_letters_are_recorded(draw, run, me, tmp_path):
+    # macOS puts U+202F into the names of screenshots.
+    name = tmp_path / "Screenshot 9.41\u202fAM \U0001f469\u200d\U0001f680.safetensors"
+    shutil.copy(me, name)
+    draw("--identity", name, "--steps", 1, "-o", tmp_path / "a.png", identity=False).done()
+    run("generate", "--from", tmp_path / "a.png", "-o", tmp_path / "b.png").done()
 
 
 def test_a_recorded_weight_that_is_no_number_is_refused(drawn, run, tmp_path):

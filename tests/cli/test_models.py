@@ -65,4 +65,13 @@ def test_verify_sees_damage(run, tmp_path, monkeypatch, damage):
         victim.name: False,
         "shape_predictor_68_face_landmarks.dat": True,
     }
+    # What cannot be checked beside it must not hide the damage.
+    (tmp_path / "sdxl").mkdir()
+    for file in WEIGHTS["sdxl"].files:
+        (tmp_path / "sdxl" / file).parent.mkdir(exist_ok=True)
+        (tmp_path / "sdxl" / file).write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    both = run("models", "verify")
+    assert both.status == 1 and "BROKEN" in both.out and "sdxl" in both.err
+    run("models", "verify", "sdxl").refused("sdxl")
     run("models", "pull", "dlib-copy").refused(victim.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
@@ -69,8 +70,21 @@ def test_a_face_before_a_black_wall_is_no_drawing() -> None:
     assert not is_drawing(Image.fromarray(pixels))
     pixels[20:44, 24:40] = (210, 160, 130)
     assert not is_drawing(Image.fromarray(pixels))
+    noisy = np.random.default_rng(0).integers(0, 9, (64, 64, 3), dtype=np.uint8)
+    assert not is_drawing(Image.fromarray(np.maximum(pixels, noisy)))
     drawing = draw_kps((128, 96), KPS, radius=3, stick_width=1)
     assert is_drawing(drawing.resize((512, 384), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize(("kind", "quality"), [("JPEG", 50), ("JPEG", 75), ("JPEG", 95), ("WEBP", 80)])
+@pytest.mark.parametrize(("scale", "radius", "width"), [(1, 3, 1), (8, 10, 4)])
+def test_a_compressed_drawing_is_still_one(
+    kind: str, quality: int, scale: int, radius: int, width: int
+) -> None:
+    drawing = draw_kps((128 * scale, 96 * scale), KPS * scale, radius=radius, stick_width=width)
+    file = io.BytesIO()
+    drawing.save(file, kind, quality=quality)
+    assert is_drawing(Image.open(file))
 
 
 def test_a_photo_as_a_pose_is_read() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from idpersona.errors import BadInput, UnknownName
+from idpersona.cli.main import main
 from idpersona.eval.cli import app
 from idpersona.provenance import is_marked
 
@@ -62,12 +62,62 @@ def test_identity_and_prompt_run_from_folders(
     assert is_marked(tmp_path / "i" / "identity.png") and is_marked(tmp_path / "p" / "prompt.png")
 
 
-def test_bad_input_is_one_line(saved: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="separated by commas"):
-        run("identity", "--scales", "0,x")
-    with pytest.raises(UnknownName, match="judge"):
-        run("identity", "--judge", "mini-jugde", "-o", str(tmp_path))
-    with pytest.raises(BadInput, match="known protocols"):
-        run("pose", "--protocol", "none")
-    assert run("prompt", "--steps", "0").exit_code == 2
-    assert run("prompt", "--scale", "inf").exit_code == 2
+BAD = [
+    (["identity", "--scales", "0,x"], "separated by commas"),
+    (["identity", "--scales", "0,nan"], "scales"),
+    (["identity", "--judge", "mini-jugde"], "did you mean mini-judge"),
+    (["identity", "--finder", "yunette"], "yunette"),
+    (["identity", "--people", "1"], "people"),
+    (["identity", "--base", "mimi"], "did you mean mini"),
+    (["identity", "--adapter", "instanid"], "did you mean instantid"),
+    (["identity", "--device", "warp"], "warp"),
+    (["identity", "--threads", "0"], "threads"),
+    (["pose", "--protocol", "none"], "known protocols"),
+    (["pose", "--scale", "nan"], "scale"),
+    (["prompt", "--steps", "0"], "steps"),
+    (["prompt", "--steps", "2000"], "steps"),
+    (["prompt", "--scale", "inf"], "scale"),
+    (["prompt", "--guidance", "nan"], "guidance"),
+    (["prompt", "--classifier", "labeller"], "did you mean labeler"),
+    (["reconstruction", "--base", "mimi"], "did you mean mini"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), BAD, ids=lambda value: " ".join(value)[:40])
+def test_bad_input_is_one_line(
+    words: list[str],
+    says: str,
+    faces_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("IDPERSONA_DATA", str(faces_folder))
+    monkeypatch.chdir(tmp_path)
+    protocol = [] if "--protocol" in words else ["--protocol", str(faces_folder / "tiny.protocol.json")]
+    assert main(["eval", *words, *protocol, "-o", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("idpersona: ") and says in lines[0], lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_not_overwritten(
+    saved: tuple[str, str], faces_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("IDPERSONA_DATA", str(faces_folder))
+    words = ["eval", "reconstruction", "--base", saved[0], "--cache", str(tmp_path / "cache")]
+    words += ["--protocol", str(faces_folder / "tiny.protocol.json"), "-o", str(tmp_path / "r")]
+    assert main(words) == 0
+    (tmp_path / "r" / "reconstruction.md").write_text("mine")
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "r" / "reconstruction.md").read_text() == "mine"
+    assert main([*words, "--force"]) == 0
+    assert (tmp_path / "r" / "reconstruction.md").read_text() != "mine"
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["eval", "pose", "-o", str(tmp_path / "file" / "r")]) == 2
+    assert "cannot write into" in capsys.readouterr().err

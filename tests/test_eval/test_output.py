@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from idpersona.errors import OutputError
-from idpersona.eval.report import Report, check_writable
-from idpersona.eval.sheets import check_private_folder, contact_sheet
+from idpersona.eval.report import Report, check_private_folder, check_writable
 from idpersona.eval.statistics import Interval
 from idpersona.eval.tables import cell, markdown, ranking_line
+from idpersona.sheets import contact_sheet
 
 SCORE = Interval(0.3521, 0.3312, 0.3729, 128)
 

@@ -144,6 +144,11 @@ def test_a_resumption_with_another_recipe_is_said_or_refused(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "line: loop.steps was 7, is 14 from here on" in said
     assert "loop.log_every was 20, is 5" in said
+    more = recipe(tmp_path, steps=14).model_copy(update={"objective": {"kind": "line", "drawn": 0.25}})
+    train(more, Line(), resume=True)
+    assert "objective.drawn was not set, is 0.25 from here on" in capsys.readouterr().err
+    train(recipe(tmp_path, steps=14), Line(), resume=True)
+    assert "objective.drawn was not set" not in (said := capsys.readouterr().err), said
     state = json.loads((latest_checkpoint(tmp_path / "checkpoints") / "state.json").read_text())
     assert state["step"] == 14 and state["recipe"]["loop"]["steps"] == 14
     with pytest.raises(BadInput, match=r"made with loop\.seed 0, the recipe says 3"):

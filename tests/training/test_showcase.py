@@ -41,4 +41,7 @@ def test_a_person_without_a_sure_face_is_not_shown():
 
 def test_every_picture_in_the_repository_is_marked():
     assets = Path(showcase.__file__).resolve().parents[1] / "assets"
-    assert all(is_marked(path) for path in assets.rglob("*.png"))
+    pictures = {path.relative_to(assets).as_posix(): path for path in assets.rglob("*.png")}
+    people = {f"samples/person-{number}.png" for number in range(1, len(showcase.PEOPLE) + 1)}
+    assert set(pictures) == people | {"pictures/prompts.png", "pictures/overview.png"}
+    assert all(is_marked(path) for path in pictures.values())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from idpersona.adapters.checkpoint import load_component
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.training.data.faces import FaceData
 from idpersona.training.data.pictures import run_over, shrink
@@ -25,7 +26,7 @@ def label_unknown(faces: FaceData, labeler: str | Path | None) -> np.ndarray:
     if labeler is None:
         return attributes
     folder = require_folder(labeler, "attribute classifier", "labeler")
-    network = SmallFaceCNN.from_pretrained(folder).eval()
+    network = load_component(SmallFaceCNN, folder).float()
     rows = np.flatnonzero((attributes < 0).any(axis=1))
     if len(rows):
         logits = run_over(network, rows, lambda row: shrink(faces.framed(row)))

@@ -124,10 +124,13 @@ def prepare(workers: int) -> Path:
         files = [rows[i]["file"] for i in mine]
         made_of, listed = fingerprint(files), cache / f"{source}.sha256"
         if not pixels.is_file():
-            unpack(source, files, root, pixels)
+            # First, because the pixels take their place whole or not at all, and must not be without it.
             listed.write_text(made_of)
+            unpack(source, files, root, pixels)
         # Row for row the arrays follow the table: of another one they would give people each other's faces.
-        if not listed.is_file() or listed.read_text() != made_of:
+        if not listed.is_file():
+            raise BadInput(f"{pixels} says nowhere what it was made of: delete {cache}")
+        if listed.read_text() != made_of:
             raise BadInput(f"{pixels} was made of other archives than those in {root}: delete {cache}")
         if not result.is_file():
             part = describe_all(source, pixels, len(mine), workers)

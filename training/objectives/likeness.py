@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from idpersona.adapters.checkpoint import load_component
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.training.weights import channels_last, require_folder
 
@@ -26,7 +27,7 @@ class Likeness:
 
     def __init__(self, folder: str, descriptors: np.ndarray):
         path = require_folder(folder, "reader of descriptors", "latent-descriptor")
-        reader: Any = channels_last(SmallFaceCNN.from_pretrained(path).eval().requires_grad_(False))
+        reader: Any = channels_last(load_component(SmallFaceCNN, path).float().requires_grad_(False))
         self.reader = reader
         self.mean = torch.from_numpy(descriptors.mean(axis=0))
 

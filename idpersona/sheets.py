@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from idpersona.errors import OutputError
-
 _CAPTION = 14
-_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def contact_sheet(
@@ -37,25 +32,3 @@ def contact_sheet(
                 resized = picture.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
                 sheet.paste(resized, (left + x * cell, top + y * cell))
     return sheet
-
-
-def check_private_folder(folder: Path) -> None:
-    """Refuse a folder from which photos of real people could be committed by mistake.
-
-    Inside the repository only folders that git ignores will do; anywhere else is the user's own affair.
-
-    Raises:
-        OutputError: the folder lies in the repository and git does not ignore it.
-    """
-    place = folder.resolve()
-    if not place.is_relative_to(_REPOSITORY) or not (_REPOSITORY / ".git").exists():
-        return
-    probe = place / "sheet.png"
-    answer = subprocess.run(
-        ["git", "-C", str(_REPOSITORY), "check-ignore", "-q", str(probe)], check=False, capture_output=True
-    )
-    if answer.returncode != 0:
-        raise OutputError(
-            f"{folder} is part of the repository: a sheet with photos of real people must go into an ignored "
-            "folder, e.g. --output reports/identity"
-        )
