@@ -37,12 +37,15 @@ def check_folder(output: str | Path) -> None:
 
 
 def refuse_existing(output: str | Path) -> None:
-    """Raises BadInput when ``output`` holds a run already."""
+    """Raises BadInput when ``output`` holds a run already, or what is no run and would be overwritten."""
     folder = checkpoint_folder(output)
     if latest_checkpoint(folder):
         raise BadInput(
             f"{folder} holds a run already: add --resume to go on with it, or choose another --output"
         )
+    place = Path(output)
+    if place.is_dir() and any(place.iterdir()) and not (place / "recipe.json").is_file():
+        raise BadInput(f"{output} is not empty and holds no run: choose another --output")
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -95,7 +95,9 @@ def parse(model: type[T], raw: dict[str, Any], where: str) -> T:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key first: what is missing is most often what it was meant to be.
+        found = error.errors()
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         field = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _fields_at(model, first["loc"][:-1])

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import nn
 
 from idpersona.errors import BadInput
 from idpersona.training.checkpoints import (
@@ -35,21 +35,24 @@ from idpersona.training.parallel import average_gradients, share_weights
 from idpersona.training.progress import Progress
 
 
-class Objective(Protocol):
-    """What is trained, and by which loss."""
+class Objective(ABC):
+    """What is trained, and by which loss.
 
-    @property
-    def trained(self) -> nn.Module:
-        """All trained parts as one module (an ``nn.ModuleDict`` where there are several)."""
-        ...
+    ``trained``, an ``nn.Module``, holds all trained parts (an ``nn.ModuleDict`` where there are several).
+    """
 
+    trained: Any
+
+    @abstractmethod
     def loss(self, key: StepKey) -> tuple[torch.Tensor, Mapping[str, float]]:
         """Loss of the samples of ``key`` (mean over them), and figures for the log."""
-        ...
 
+    @abstractmethod
     def export(self, folder: Path) -> None:
         """Write ``trained`` as it is used; it holds the averaged weights by now, in evaluation mode."""
-        ...
+
+    def begin(self, folder: Path) -> None:  # noqa: B027 - most have nothing to keep
+        """Write what a resumption needs beside the checkpoints; called once, before the first step."""
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -99,6 +102,8 @@ def train(
     if main:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.json").write_text(recipe.model_dump_json(indent=2))
+        if step == 0:
+            objective.begin(output)
 
     saved = step
     with Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main) as progress:

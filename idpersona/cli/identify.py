@@ -40,7 +40,7 @@ def identify(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was read as JSON.")] = False,
 ) -> None:
     """Read who is in the photos once, and keep it as a small safe file (no photo is stored in it)."""
-    from idpersona.cli.output import note, result
+    from idpersona.cli.output import note, reading, result
     from idpersona.cli.weights import adapter_encoders, check_base
     from idpersona.errors import BadInput
     from idpersona.images import check_output
@@ -56,16 +56,18 @@ def identify(
     names = list(adapter_encoders(adapter, base) if adapter else encoder or ["dlib"])
     if commercial:
         require_commercial(names)
-    identity = read_allowed(
-        photos,
-        names,
-        load_people(),
-        subject=subject,
-        face=face,
-        consent=consent,
-        merge=merge,
-        on_error="skip" if skip else "raise",
-    )
+    with reading(len(photos)) as on_photo:
+        identity = read_allowed(
+            photos,
+            names,
+            load_people(),
+            subject=subject,
+            face=face,
+            consent=consent,
+            merge=merge,
+            on_error="skip" if skip else "raise",
+            on_photo=on_photo,
+        )
     identity.save(output, force=force)
     for warning in identity.warnings:
         note(warning)

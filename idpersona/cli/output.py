@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -96,6 +96,16 @@ class Progress:
             self._bar.stop()
 
 
+@contextmanager
+def reading(photos: int) -> Iterator[Callable[[], None] | None]:
+    """What to call after each photo that was read; None for a few, which take no time worth showing."""
+    if photos <= 8:
+        yield None
+        return
+    with Progress(photos, "reading photos") as progress:
+        yield progress.advance
+
+
 def quiet_libraries() -> None:
     """Keep the chatter of diffusers and transformers off stderr: what matters is said by us."""
     import logging
@@ -112,3 +122,25 @@ def quiet_libraries() -> None:
         library.disable_progress_bar()
     # Prompts that are cut are reported by us, with what is cut.
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+
+
+@contextmanager
+def library_warnings() -> Iterator[list[str]]:
+    """Collect what diffusers warns of, one line each, instead of printing it."""
+    import logging
+
+    heard: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(" ".join(record.getMessage().split())[:300])
+
+    logger = logging.getLogger("diffusers")
+    level, handlers = logger.level, logger.handlers[:]
+    logger.setLevel(logging.WARNING)
+    logger.handlers[:] = [Listener()]
+    try:
+        yield heard
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)

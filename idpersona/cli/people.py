@@ -43,7 +43,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add a person. Kept are averaged descriptors, no photos."""
-    from idpersona.cli.output import note, result
+    from idpersona.cli.output import note, reading, result
     from idpersona.encoders import read_identity
     from idpersona.safety.people import Person, people_path
     from idpersona.safety.thresholds import centroid, get_threshold
@@ -52,7 +52,8 @@ def add(
     thresholds = {each: get_threshold(each) for each in names}
     path = people_path()
     registry = _load(path)
-    identity = read_identity(photos, names, face=face, merge="concat")
+    with reading(len(photos)) as on_photo:
+        identity = read_identity(photos, names, face=face, merge="concat", on_photo=on_photo)
     centroids = {each: centroid(identity.features[each].values, t.measure) for each, t in thresholds.items()}
     person = Person(name, policy, centroids, len(identity.sources), contact=contact, expires=expires)
     registry.add(person, force=force).save(path)

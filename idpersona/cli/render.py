@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from idpersona.cli.output import Progress, note, quiet_libraries, spinner
+from idpersona.cli.output import Progress, library_warnings, note, quiet_libraries, spinner
 from idpersona.cli.prepare import Job
 from idpersona.errors import BadInput
 from idpersona.identity import Identity
@@ -155,8 +155,11 @@ def _add_loras(pipe: Any, job: Job) -> None:
     for index, (file, _) in enumerate(job.loras):
         names.append(f"lora{index}")
         try:
-            pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=names[-1])
+            with library_warnings() as heard:
+                pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=names[-1])
         except Exception as error:  # diffusers, peft and safetensors share no error type for a bad file
             reason = " ".join(str(error).split())[:200]
             raise BadInput(f"LoRA {file} does not fit base '{job.base}': {reason}") from error
+        for warning in heard:  # above all that a part of the file fits nothing in the base
+            note(f"LoRA {file}: {warning}")
     pipe.set_adapters(names, [weight for _, weight in job.loras])

@@ -148,7 +148,7 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             dtype=settings["dtype"],
             face_features=source.get("features_sha256"),
             made_with={
-                found.get(name, name): value
+                found[name] if name in found else name: value
                 for part in ("weights", "versions")
                 for name, value in settings.get(part, {}).items()
             },

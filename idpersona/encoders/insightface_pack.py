@@ -21,6 +21,7 @@ from idpersona.encoders.files import folder_with_onnx, pack_folders, sha256_of
 from idpersona.encoders.ladder import Rung, View, look
 from idpersona.errors import MissingWeights
 from idpersona.registry import WEIGHTS
+from idpersona.registry.locate import still_packed
 
 LADDER = (Rung(640), Rung(448), Rung(320), Rung(640, 0.5), Rung(320, 0.5), Rung(1280))
 DETECTION_THRESHOLD = 0.5
@@ -50,7 +51,7 @@ class InsightFaceEncoder:
         folders = [Path(folder)] if folder is not None else pack_folders(name)
         place = folder_with_onnx(folders, name)
         if place is None:
-            looked = ", ".join(str(path) for path in folders)
+            looked = ", ".join(str(path) for path in folders) + still_packed(folders)
             raise MissingWeights(
                 f"encoder '{name}' needs the InsightFace pack '{name}' (*.onnx); looked in {looked}: "
                 f"run idpersona models pull {name}, or put the files into {folders[0]}"

@@ -42,6 +42,7 @@ def read_identity(
     on_error: Literal["raise", "skip"] = "raise",
     also: Sequence[str] = (),
     check: Check | None = None,
+    on_photo: Callable[[], object] | None = None,
 ) -> Identity:
     """Read who (or what) is in one or more photos of one subject.
 
@@ -59,6 +60,7 @@ def read_identity(
             them.
         check: called with every reading, each photo's and the joined one, and with what it was read from;
             what it raises ends the reading, whatever ``on_error`` says.
+        on_photo: called after each photo, read or left out, to show progress.
 
     Returns:
         Identity with keypoints and image size of the first photo that was read, and in ``warnings`` whatever
@@ -96,10 +98,12 @@ def read_identity(
             name = photo_name(photo)
             reason = str(error).replace(str(Path(name).expanduser()), "the photo").replace(name, "the photo")
             skipped.append(_printable(f"{label}left out: {reason}"))
-            continue
-        if check:
-            check(reading.identity, photo_name(photo))
-        readings.append(reading)
+        else:
+            if check:
+                check(reading.identity, photo_name(photo))
+            readings.append(reading)
+        if on_photo:
+            on_photo()
     kept = None if weights is None else [weights[reading.number - 1] for reading in readings]
     joined = Identity.merge([reading.identity for reading in readings], merge, kept)
     if check and len(readings) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -74,12 +75,19 @@ def missing_message(weight: Weight, folders: list[Path]) -> str:
     partly = next((f for f in folders if f.is_dir() and len(absent(weight, f)) < len(weight.files)), None)
     lacking = f" ({', '.join(absent(weight, partly)[:3])} not in {partly})" if partly else ""
     looked = ", ".join(str(f) for f in folders) or "no place"
+    lacking += still_packed(folders)
     cure = {
         "embedded": "this installation of idpersona lacks its assets; install it again",
         "package": f"pip install {weight.source.replace('_', '-')}",
         "hub": f"run: idpersona models pull {weight.name}",
     }[weight.place]
     return f"weights '{weight.name}' are missing{lacking}; looked in {looked}; {cure}"
+
+
+def still_packed(folders: Sequence[Path]) -> str:
+    """The end of a message where the archive of a missing folder lies beside it, else nothing."""
+    archives = [zipped for f in folders if (zipped := f.with_name(f"{f.name}.zip")).is_file()]
+    return f"; {archives[0]} is still packed: unzip it there" if archives else ""
 
 
 def installed(name: str) -> Path | None:

@@ -253,5 +253,10 @@ def test_lora_changes_the_picture_and_repeats(draw, run, tiny, tmp_path):
     assert np.array_equal(pixels(tmp_path / "lora.png"), pixels(tmp_path / "again.png"))
     save_file({"nothing.known": torch.zeros(2, 2)}, tmp_path / "bad.safetensors")
     words = ("--lora", tmp_path / "bad.safetensors", "-o", tmp_path / "bad.png")
-    assert draw(*words).status == 2
+    refused = draw(*words)
+    assert refused.status == 2 and "bad.safetensors" in refused.err.splitlines()[-1]
     assert not (tmp_path / "bad.png").exists()
+    elsewhere = {name.replace("to_q", "to_nowhere"): value.clone() for name, value in weights.items()}
+    save_file(weights | elsewhere, tmp_path / "half.safetensors")
+    half = draw("--lora", tmp_path / "half.safetensors", "-o", tmp_path / "half.png").done()
+    assert "note: LoRA" in half.err and "to_nowhere" in half.err

@@ -25,6 +25,8 @@ from idpersona.provenance import read_settings
         (["--scale", "2.01"], "--scale"),
         (["--scale", "inf"], "--scale"),
         (["--guidance", "51"], "--guidance"),
+        (["--guidance", "-1"], "--guidance"),
+        (["--guidance", "inf"], "--guidance"),
         (["--guidance", "nan"], "--guidance"),
         (["--seed", "-1"], "--seed"),
         (["--seed", str(2**63)], "--seed"),
@@ -92,6 +94,12 @@ def test_outputs(draw, tmp_path):
     assert (tmp_path / "a-1.png").read_bytes() == b"mine"
 
 
+def test_a_folder_that_may_not_be_written_to(draw, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("idpersona.images.os.access", lambda *_: False)  # root may write anywhere
+    draw("-o", tmp_path / "a.png").refused("not writable")
+    run("identify", "sample:astronaut", "-o", tmp_path / "a.safetensors").refused("not writable")
+
+
 def test_force_overwrites(draw, tmp_path):
     (tmp_path / "a.png").write_bytes(b"old")
     draw("--force", "-o", tmp_path / "a.png").done()
@@ -153,6 +161,20 @@ def test_adapter_checkpoints(draw, run, tiny, me, tmp_path, change):
     )
     run(*words, "--steps", 1, "-o", tmp_path / "a.png").refused(named)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_of_many_wrong_adapter_keys_three_are_named(run, tiny, me, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny / "adapter", tmp_path / "adapter")
+    weights = next((folder / "identitynet").glob("*.safetensors"))
+    tensors = load_file(weights)
+    for key in sorted(tensors)[:5]:
+        del tensors[key]
+    save_file(tensors, weights)
+    words = ["generate", "--base", tiny / "base", "--adapter", folder, "--identity", me, "--prompt", "x"]
+    out = run(*words, "--steps", 1, "-o", tmp_path / "a.png").refused("missing: ", "and 2 more")
+    assert out.err.count("conv_in") <= 3
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])

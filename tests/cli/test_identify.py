@@ -88,6 +88,14 @@ def test_bad_photos_can_be_left_out(run, tmp_path, face):
     assert len(Identity.load(tmp_path / "me.safetensors").sources) == 1
 
 
+def test_reading_many_photos_shows_how_far_it_is(run, tmp_path, face):
+    face.save(tmp_path / "a.png")
+    out = run("identify", *[tmp_path / "a.png"] * 10, "-o", tmp_path / "me.safetensors").done()
+    assert "reading photos: 10/10" in out.err
+    few = run("identify", tmp_path / "a.png", "-o", tmp_path / "one.safetensors").done()
+    assert "reading photos" not in few.err
+
+
 def test_outputs_and_names(run, tmp_path, face):
     face.save(tmp_path / "a.png")
     taken = tmp_path / "taken.safetensors"
@@ -115,6 +123,12 @@ def test_compare(run, tmp_path, face, me):
     (tmp_path / "bad.safetensors").write_bytes(b"1234")
     run("compare", tmp_path / "bad.safetensors", me).refused("bad.safetensors")
     run("compare", me, me, "--encoder", "arcface").refused("arcface")
+    run("compare", me, tmp_path / "a.png", "--encoder", "dilb").refused("did you mean dlib")
+    from idpersona.identity import Feature
+
+    features = {"antelopev2": Feature("antelopev2", np.ones((1, 512), np.float32))}
+    Identity("face", features).save(tmp_path / "other.safetensors")
+    run("compare", me, tmp_path / "other.safetensors").refused("dlib", "antelopev2")
 
 
 def test_compare_tells_people_apart(run, tmp_path, me):

@@ -65,6 +65,7 @@ def test_bad_entries_leave_the_registry_alone(run, denied, tmp_path):
     run("people", "add", "Bo", tmp_path / "absent.png").refused("no such photo")
     run("people", "add", "Bo", known, "--expires", "tomorrow").refused("2030-12-31")
     run("people", "add", "Bo", known, "--encoder", "buffalo_l").refused("calibrated", "dlib")
+    run("people", "add", "Bo", known, "--encoder", "dilb").refused("did you mean dlib")
     run("people", "add", "Bo", known, "--policy", "maybe").refused("maybe")
     run("people", "add", "", known).refused("name")
     assert (tmp_path / "registry" / "people.safetensors").read_bytes() == before

@@ -125,6 +125,38 @@ def test_train_refuses(run, tmp_path):
     run("train", tmp_path / "bad.yaml").refused("bad.yaml")
 
 
+GOOD = {
+    "name": "mine",
+    "objective": {"kind": "attributes", "part": "labeler"},
+    "loop": {"steps": 2, "batch_size": 4, "precision": "no"},
+    "output": "run",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"loop": {"stepz": 2, "batch_size": 4}}, "did you mean steps"),
+        ({"loop": {"steps": 0, "batch_size": 4}}, "loop.steps"),
+        ({"loop": {"steps": 2, "batch_size": -1}}, "loop.batch_size"),
+        ({"loop": {"steps": 2, "batch_size": 4, "precision": "fp8"}}, "loop.precision"),
+        ({"optimiser": {"lr": float("nan")}}, "optimiser.lr"),
+        ({"objective": {"kind": "atributes"}}, "did you mean attributes"),
+        ({"output": "file/run"}, "no writable folder"),
+        ({"output": "full"}, "holds no run"),
+    ],
+)
+def test_recipes_are_refused_in_one_line(run, tmp_path, monkeypatch, changes, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    (tmp_path / "mine.yaml").write_text(json.dumps(GOOD | changes).replace("NaN", ".nan"))
+    run("train", "mine.yaml").refused(says)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "full", "mine.yaml"}
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
+
+
 @pytest.mark.parametrize("group", ["eval", "models", "people"])
 def test_a_group_without_a_command_is_one_short_line(run, group):
     assert len(run(group).refused("command").err) < 80

@@ -60,12 +60,18 @@ def test_sdxl_cross_attention_resolves_the_odd_numbers() -> None:
             assert list(pair.get_submodule(kind).weight.shape) == expected  # type: ignore[union-attr]
 
 
-def test_sdxl_cross_attention_covers_the_unet() -> None:
-    module = cross_attention_from(on_meta(manifest("instantid_ip-adapter")["ip_adapter"]), "ip-adapter.bin")
-    unet = manifest("sdxl_unet_keys")
+@pytest.mark.parametrize(
+    ("unet", "published", "part"),
+    [
+        ("sdxl_unet_keys", "instantid_ip-adapter", "ip_adapter"),
+        ("sd15_unet_keys", "instantid_sd15_community", "ip-state.ckpt"),
+    ],
+)
+def test_the_cross_attention_covers_the_unet(unet: str, published: str, part: str) -> None:
+    module = cross_attention_from(on_meta(manifest(published)[part]), part)
     expected = {
         key.removesuffix(".to_k.weight"): shape
-        for key, shape in unet.items()
+        for key, shape in manifest(unet).items()
         if key.endswith("attn2.to_k.weight")
     }
     assert {name: list(size) for name, size in module.config["geometry"].items()} == expected

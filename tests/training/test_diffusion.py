@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from idpersona.training.checkpoints import latest_checkpoint
 from idpersona.training.config import load_recipe
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import train
-from idpersona.training.objectives import build_objective
+from idpersona.training.objectives import build_objective, diffusion_data
 from idpersona.training.objectives.diffusion import loss_weight
 from idpersona.training.run import run_recipe
 
@@ -264,10 +265,38 @@ def test_somebody_matters_to_the_rows_with_a_person_only(build):
     with torch.no_grad():
         context = objective.base.text_encoder(batch.token_ids)[0]
         plain = objective.base.unet(noisy, batch.timesteps, context).sample
-        seen = predict(objective.base.unet, objective.adapter, noisy, context, batch)
+        tokens = objective.adapter.projector(batch.descriptors)
+        seen = predict(objective.base.unet, objective.adapter, noisy, context, tokens, batch)
     difference = (seen - plain).abs().amax(dim=(1, 2, 3))
     assert (difference[: batch.people] > 1e-3).all()
     assert (difference[batch.people :] < 1e-5).all()
+
+
+def test_a_run_keeps_its_tokenizer(diffusion_objective, tmp_path, recipe_writer, monkeypatch):
+    """Learnt anew from other captions, token numbers would mean other words."""
+    path = recipe_writer(tmp_path, "mini", diffusion_objective)
+    run = run_recipe(path)
+    before = build_objective(load_recipe(path)).base.tokenizer.get_vocab()
+    monkeypatch.setattr(diffusion_data, "caption", lambda *_a, **_k: "zebras quietly juggle oxen")
+    assert build_objective(load_recipe(path)).base.tokenizer.get_vocab() == before
+    shutil.rmtree(run / "tokenizer")
+    assert build_objective(load_recipe(path)).base.tokenizer.get_vocab() == before
+    shutil.rmtree(run / "base")
+    with pytest.raises(BadInput, match="without the tokenizer"):
+        build_objective(load_recipe(path))
+    shutil.rmtree(run)
+    anew = build_objective(load_recipe(path))
+    assert anew.base.tokenizer.get_vocab() != before
+    assert not run.exists()  # nothing is written before the first step
+
+
+def test_resuming_needs_what_it_started_from(diffusion_objective, diffusion_run, tmp_path, recipe_writer):
+    start = shutil.copytree(diffusion_run, tmp_path / "start")
+    path = recipe_writer(tmp_path, "mini", diffusion_objective, init_from=str(start))
+    run_recipe(path)
+    shutil.rmtree(start)
+    with pytest.raises(MissingWeights, match="no text-to-image model in"):
+        run_recipe(path, resume=True)
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(

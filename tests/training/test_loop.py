@@ -15,11 +15,11 @@ from idpersona.errors import BadInput, CheckpointError
 from idpersona.training.checkpoints import latest_checkpoint
 from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.keyed import StepKey
-from idpersona.training.loop import learning_rate, train
+from idpersona.training.loop import Objective, learning_rate, train
 from idpersona.training.progress import Progress
 
 
-class Line:
+class Line(Objective):
     """Fit y = 3x - 1 from keyed random points: a real, tiny objective."""
 
     def __init__(self) -> None:
@@ -97,6 +97,15 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
     train(recipe(tmp_path), Line())
     with pytest.raises(BadInput, match="--resume"):
         train(recipe(tmp_path), Line())
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path):
+    (tmp_path / "done").write_text("mine")
+    with pytest.raises(BadInput, match="holds no run"):
+        train(recipe(tmp_path), Line())
+    assert (tmp_path / "done").read_text() == "mine"
+    (tmp_path / "recipe.json").write_text("{}")  # a run that was stopped before its first checkpoint
+    train(recipe(tmp_path), Line())
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_last_good_checkpoint(tmp_path):

@@ -22,6 +22,7 @@ from idpersona.training.data.faces import FaceData
 from idpersona.training.data.pictures import jitter, run_over, shrink, to_tensor
 from idpersona.training.data.split import half_of_people
 from idpersona.training.keyed import StepKey
+from idpersona.training.loop import Objective
 
 
 class AttributesConfig(BaseModel):
@@ -34,7 +35,7 @@ class AttributesConfig(BaseModel):
     widths: tuple[int, ...] = (32, 48, 80, 128)
 
 
-class AttributesObjective:
+class AttributesObjective(Objective):
     """Binary cross-entropy over known attributes; rare ones weigh more, so that both answers count alike."""
 
     def __init__(self, config: AttributesConfig):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from idpersona.training.data.faces import FaceData, sampling_weights
 from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
+from idpersona.training.loop import Objective
 from idpersona.training.weights import channels_last, mend_vae_config, require_folder
 
 
@@ -36,7 +37,7 @@ class AutoencoderConfig(BaseModel):
     freeze_encoder: bool = False
 
 
-class AutoencoderObjective:
+class AutoencoderObjective(Objective):
     """See the module's docstring. ``trained`` maps pictures in [-1, 1] to reconstructions."""
 
     def __init__(self, config: AutoencoderConfig, init_from: str | None):

@@ -11,7 +11,6 @@ the person (so reasons PuLID, arXiv:2404.16022).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from idpersona.errors import BadInput
 from idpersona.training.checkpoints import checkpoint_folder, latest_checkpoint
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
+from idpersona.training.loop import Objective
 from idpersona.training.objectives.diffusion_config import DiffusionConfig
 from idpersona.training.objectives.diffusion_data import DiffusionBatch, DiffusionData
 from idpersona.training.objectives.diffusion_models import build_base, build_identity, export_base, predict
@@ -93,28 +93,16 @@ class Denoised(Drawn):
         return (self.prediction - self.target).square().mean(dim=(1, 2, 3))
 
 
-class DiffusionObjective:
+class DiffusionObjective(Objective):
     """See the module's docstring. ``base`` and ``adapter`` are the trained models (``adapter`` None without
-    ``identity``); the run's tokenizer is kept in ``output``."""
+    ``identity``); a run that has begun in ``output`` goes on with the tokenizer that is kept there."""
 
     def __init__(self, config: DiffusionConfig, init_from: str | None, output: Path):
         self.config = config
         if not config.base and not init_from:
             raise BadInput("objective.base is false: init_from must name the run whose base stays as it is")
         self.latents = Latents(config.vae)
-        kept = output / "tokenizer"
-        # Learnt anew from captions that have changed, token numbers would mean other words.
-        resumed = kept.is_dir() and latest_checkpoint(checkpoint_folder(output)) is not None
-        tokenizer = None
-        if resumed:
-            tokenizer = CLIPTokenizer.from_pretrained(kept)
-        elif init_from:
-            folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini")
-            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.data = DiffusionData(config, tokenizer)
-        # Of several processes one; accelerate's own state must not be made before the loop makes it.
-        if not resumed and os.environ.get("RANK", "0") == "0":
-            self.data.tokenizer.save_pretrained(kept)
+        self.data = DiffusionData(config, _tokenizer(init_from, output))
         self.likeness = None
         if config.latent_descriptor:
             self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)
@@ -174,6 +162,9 @@ class DiffusionObjective:
                 unlike = self.likeness.to_descriptors(own.estimate(), drawn.descriptors, own.signal())
                 yield "unlike_drawn", drawn.people, unlike
 
+    def begin(self, folder: Path) -> None:
+        self.data.tokenizer.save_pretrained(folder / "tokenizer")
+
     def denoise(self, batch: DiffusionBatch, latents: Tensor) -> Denoised:
         """Add each row's keyed noise to ``latents`` at its timestep, and let the model predict."""
         noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE).to(latents.device)
@@ -197,8 +188,9 @@ class DiffusionObjective:
         last = int(batch.key.shared().integers(1, _DRAWING_STEPS))
         noisy = batch.key.normal(tuple(shape), _DRAWING).to(device)
         with torch.no_grad():
+            conditions = self._conditions(batch)
             for timestep in sampler.timesteps[:last]:
-                velocity = self._predict(noisy, batch.at(int(timestep)))
+                velocity = self._predict(noisy, batch.at(int(timestep)), conditions)
                 noisy = sampler.step(velocity, int(timestep), noisy, return_dict=False)[0]
         # Autocast keeps the weights it has cast; those cast here would pass no gradient.
         torch.clear_autocast_cache()
@@ -206,13 +198,22 @@ class DiffusionObjective:
         alpha = self.alphas.to(device)[batch.timesteps].view(-1, 1, 1, 1)
         return Drawn(noisy=noisy, prediction=self._predict(noisy, batch), alpha=alpha)
 
-    def _predict(self, noisy: Tensor, batch: DiffusionBatch) -> Tensor:
+    def _conditions(self, batch: DiffusionBatch) -> tuple[Tensor, Tensor | None]:
+        """The encoded captions [B, n, D], and the people's tokens [people, m, D] where there are people."""
+        context = self.base.text_encoder(batch.token_ids)[0]
+        if self.adapter is None or not batch.people:
+            return context, None
+        return context, self.adapter.projector(batch.descriptors)
+
+    def _predict(
+        self, noisy: Tensor, batch: DiffusionBatch, conditions: tuple[Tensor, Tensor | None] | None = None
+    ) -> Tensor:
         """v, float32 [B, C, h, w]."""
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        context = self.base.text_encoder(batch.token_ids)[0]
+        context, tokens = conditions or self._conditions(batch)
         unet: Any = self.base.unet
-        if batch.people and self.adapter:
-            return predict(unet, self.adapter, noisy, context, batch).float()
+        if tokens is not None and self.adapter:
+            return predict(unet, self.adapter, noisy, context, tokens, batch).float()
         return unet(noisy, batch.timesteps, context, return_dict=False)[0].float()
 
     def export(self, folder: Path) -> None:
@@ -220,3 +221,17 @@ class DiffusionObjective:
         export_base(self.base, SCHEDULE, folder / "base")
         if self.adapter:
             self.adapter.save_pretrained(folder / "instantid")
+
+
+def _tokenizer(init_from: str | None, output: Path) -> CLIPTokenizer | None:
+    """That of the run in ``output``, else that of the run it starts from; None where one is to be learnt.
+
+    Learnt anew from captions that have changed, token numbers would mean other words.
+    """
+    folder = require_folder(Path(init_from) / "base", "text-to-image model", "mini") if init_from else None
+    if latest_checkpoint(checkpoint_folder(output)):
+        for kept in (output / "tokenizer", output / "base" / "tokenizer"):
+            if kept.is_dir():
+                return CLIPTokenizer.from_pretrained(kept)
+        raise BadInput(f"{output} holds checkpoints without the tokenizer that belongs to them: start anew")
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer") if folder else None

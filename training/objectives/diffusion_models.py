@@ -141,15 +141,17 @@ def standardise_input(layer: nn.Linear, samples: np.ndarray) -> None:
     layer.bias.sub_(layer.weight @ mean)
 
 
-def predict(unet: Any, adapter: InstantID, noisy: Tensor, context: Tensor, batch: DiffusionBatch) -> Tensor:
+def predict(
+    unet: Any, adapter: InstantID, noisy: Tensor, context: Tensor, tokens: Tensor, batch: DiffusionBatch
+) -> Tensor:
     """What ``unet`` predicts where the first ``batch.people`` rows see their person and the others do not.
 
     Args:
         noisy: latents [B, C, h, w], in the order of the batch.
         context: encoded captions [B, n, D].
+        tokens: of the people, [people, m, D].
     """
     people, rest = batch.people, len(noisy) - batch.people
-    tokens = adapter.projector(batch.descriptors)
     identitynet: Any = adapter.identitynet
     down, mid = identitynet(
         noisy[:people],

@@ -23,6 +23,7 @@ from idpersona.errors import BadInput
 from idpersona.training.data.faces import FaceData
 from idpersona.training.data.pictures import CLASSIFIER_SIDE, jitter, run_over, to_tensor
 from idpersona.training.keyed import StepKey
+from idpersona.training.loop import Objective
 
 
 class JudgeConfig(BaseModel):
@@ -38,7 +39,7 @@ class JudgeConfig(BaseModel):
     margin: float = 0.25
 
 
-class JudgeObjective:
+class JudgeObjective(Objective):
     """See the module's docstring. ``network`` is shipped, ``centres`` are not."""
 
     def __init__(self, config: JudgeConfig):

@@ -22,6 +22,7 @@ from idpersona.training.data.framing import SIDE
 from idpersona.training.data.pictures import run_over, to_tensor
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
+from idpersona.training.loop import Objective
 from idpersona.training.weights import channels_last
 
 _NOISE, _CORRUPTION = 1, 2
@@ -38,7 +39,7 @@ class LatentDescriptorConfig(BaseModel):
     blocks: int = 2
 
 
-class LatentDescriptorObjective:
+class LatentDescriptorObjective(Objective):
     """Cosine between what is read from a photo's latents and its descriptor, less the mean descriptor.
 
     Half of the latents are blurred or noisy, as a generator's estimates are.
