@@ -41,6 +41,11 @@ def test_every_entry_is_complete():
             assert sha is None or len(sha) == 64
 
 
+def test_only_what_cannot_be_fetched_here_is_unpinned():
+    unpinned = {n for n, w in WEIGHTS.items() if any(sha is None for sha, _ in w.files.values())}
+    assert unpinned == {"sd15", "sdxl", "instantid"}
+
+
 def test_names_of_the_design_are_there():
     assert set(weight_names("base")) == {"mini", "sd15", "sdxl"}
     assert {"dlib", "antelopev2", "buffalo_l"} <= set(weight_names("encoder"))

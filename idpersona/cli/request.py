@@ -130,6 +130,7 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         adapters = () if asked.adapters else settings["adapters"]
         folders = [entry["name"] for entry in adapters] + ([] if asked.base else [settings["base"]])
         found: dict[str, str] = {name: find_folder(name, settings, png) for name in folders}
+        made_with: dict[str, str] = {**settings.get("weights", {}), **settings.get("versions", {})}
         request = Request(
             identity=paths[0] if paths and source["from"] == "file" else None,
             photos=() if source["from"] == "file" else tuple(paths),
@@ -147,11 +148,7 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             device=settings["device"],
             dtype=settings["dtype"],
             face_features=source.get("features_sha256"),
-            made_with={
-                found[name] if name in found else name: value
-                for part in ("weights", "versions")
-                for name, value in settings.get(part, {}).items()
-            },
+            made_with={found.get(name, name): value for name, value in made_with.items()},
         )
         _check_types(request)
         return request.checked()

@@ -20,8 +20,8 @@ class DiffusionConfig(BaseModel):
             multiple of 8); 0 trains the base alone.
         text_drop: share of the samples without a person whose caption is empty (for guidance).
         caption_drop, identity_drop, both_drop: shares of the samples with a person that see no caption, a
-            zero vector instead of the person, and neither (5 % each in the training of IP-Adapter,
-            arXiv:2308.06721, which InstantID follows).
+            zero vector instead of the person, and neither. 5 % each, as in IP-Adapter's training
+            (arXiv:2308.06721); InstantID's paper drops nothing, but its inference needs the zero vector.
         min_snr: gamma of ``loss_weight``.
         labeler: folder of the attribute classifier that captions photos without attributes, or null.
         latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
