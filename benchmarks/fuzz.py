@@ -2,15 +2,18 @@
 
 ``python benchmarks/fuzz.py`` runs 10,000 mutated identity files and photo files through opening and
 validation, 2,000 PNG settings and registry files, and 200 mutated photos through face detection and reading.
-Whatever a mutation does, the result must be a value or one of our own errors, in one line; anything else is
-printed with the seed that makes it again, and the exit status is 1.
+Whatever a mutation does, the result must be a value or one of our own errors, in one line, and nothing may be
+written to standard error beside it; anything else is printed with the seed that makes it again, and the exit
+status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
+import os
 import random
 import sys
 import tempfile
@@ -87,10 +90,34 @@ class Tally:
     def line(self) -> str:
         """One line for people."""
         refused = ", ".join(f"{kind} {count}" for kind, count in self.refused.most_common())
-        state = f"{len(self.defects)} DEFECTS" if self.defects else "no uncaught exception"
+        state = f"{len(self.defects)} DEFECTS" if self.defects else "no uncaught exception, no stray output"
         return (
             f"{self.name}: {self.runs} files, {self.accepted} accepted, refused: {refused or 'none'}; {state}"
         )
+
+
+@contextlib.contextmanager
+def caught_stderr(path: Path) -> Iterator[Callable[[], str]]:
+    """Yields what takes and returns all that was written to standard error so far, by C libraries, too."""
+    kept = os.dup(2)
+    with path.open("w+b", buffering=0) as file:
+        os.dup2(file.fileno(), 2)
+
+        def take() -> str:
+            sys.stderr.flush()
+            if not os.fstat(file.fileno()).st_size:
+                return ""
+            file.seek(0)
+            text = file.read().decode("utf-8", "replace")
+            file.seek(0)
+            file.truncate()
+            return text
+
+        try:
+            yield take
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def fuzz(
@@ -105,21 +132,23 @@ def fuzz(
     """Run ``count`` mutations of ``seeds`` through ``judge``; number and ``seed`` make each again."""
     tally = Tally(name)
     path = folder / f"fuzz{suffix}"
-    for number in range(count):
-        dice = random.Random(f"{name} {seed} {number}")
-        path.write_bytes(mutate(dice.choice(seeds), dice, seeds))
-        tally.runs += 1
-        try:
-            judge(path)
-            tally.accepted += 1
-        except IdPersonaError as error:
-            tally.refused[type(error).__name__] += 1
-            if not str(error).strip() or "\n" in str(error) or "\x1b" in str(error):
-                tally.defects.append(
-                    f"{name} {number} (seed {seed}): message is not one clean line: {error!r}"
-                )
-        except Exception:  # everything that is not ours is a finding
-            tally.defects.append(f"{name} {number} (seed {seed}):\n{traceback.format_exc()}")
+    with caught_stderr(folder / "stderr.txt") as written:
+        for number in range(count):
+            dice = random.Random(f"{name} {seed} {number}")
+            path.write_bytes(mutate(dice.choice(seeds), dice, seeds))
+            tally.runs += 1
+            which = f"{name} {number} (seed {seed})"
+            try:
+                judge(path)
+                tally.accepted += 1
+            except IdPersonaError as error:
+                tally.refused[type(error).__name__] += 1
+                if not str(error).strip() or "\n" in str(error) or "\x1b" in str(error):
+                    tally.defects.append(f"{which}: message is not one clean line: {error!r}")
+            except Exception:  # everything that is not ours is a finding
+                tally.defects.append(f"{which}:\n{traceback.format_exc()}")
+            if stray := written():
+                tally.defects.append(f"{which}: wrote to standard error: {stray[:300]!r}")
     return tally
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,9 @@ def test_a_defect_is_found(fuzz, tmp_path):
     tally = fuzz.fuzz("broken", [b"abc"], ".bin", broken, 3, 0, tmp_path)
     assert len(tally.defects) == 3
     assert "IndexError" in tally.defects[0]
+
+
+def test_what_a_library_prints_is_a_defect(fuzz, tmp_path):
+    tally = fuzz.fuzz("loud", [b"abc"], ".bin", lambda _: os.write(2, b"libtiff: bad tag"), 2, 0, tmp_path)
+    assert len(tally.defects) == 2
+    assert "libtiff: bad tag" in tally.defects[0]
