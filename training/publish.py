@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,13 @@ from idpersona.training.command import exit_status
 from idpersona.training.weights import mend_vae_config
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
+POSE_GAIN = 1.5
+"""What IdentityNet's outputs are multiplied by, so that a scale of 1 holds the pose as well as it can.
+
+Measured on `mini`, against 1: dlib finds the keypoints 1.8 instead of 2.2 % of the width from where they were
+asked for, and the likeness stays (53 people, own - others 0.178 and 0.178 by mini-judge, 0.167 and 0.165 by
+MobileFaceNet); 2 costs likeness (0.175, 0.157).
+"""
 CLASSIFIERS = {"labeler": "classifiers/labeler", "attr-judge": "classifiers/attr-judge", "judge": "judge"}
 
 
@@ -37,11 +45,17 @@ def publish_base(source: Path, target: Path) -> None:
     mend_vae_config(target / "vae")
 
 
+@torch.no_grad()
 def publish_adapter(source: Path, target: Path) -> None:
-    """An adapter folder in float16."""
+    """An adapter folder in float16, the outputs of its IdentityNet multiplied by ``POSE_GAIN``."""
     from idpersona.adapters import load_adapter
 
-    load_adapter(source, dtype=torch.float16).save_pretrained(target)
+    adapter: Any = load_adapter(source, dtype=torch.float32)
+    net = adapter.identitynet
+    for outputs in (net.controlnet_down_blocks, net.controlnet_mid_block):
+        for weight in outputs.parameters():
+            weight.mul_(POSE_GAIN)
+    adapter.to(dtype=torch.float16).save_pretrained(target)
 
 
 def publish_network(source: Path, target: Path) -> None:

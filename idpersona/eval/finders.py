@@ -65,14 +65,15 @@ class DlibFinder:
 
 
 class YuNetFinder:
-    """YuNet through OpenCV, at 480 px with a margin of repeated edge pixels.
+    """YuNet through OpenCV: the mean of what it finds in six sizes of the picture and their mirror images.
 
-    At that size its points lie nearest to dlib's on close crops (mean distance 2.5 % of the width on real
-    photos, against 3 % without the margin); smaller and larger views are both worse.
+    On close crops one view alone is off by more than what is to be measured: on real photos its points lie
+    3.0 % of the width from dlib's, in the mean of all views 2.5 % (64 photos). Each view has a margin of
+    repeated edge pixels, without which it is worse still. A face counts that half of the views show.
     """
 
     name = "yunet"
-    _VIEW, _MARGIN = 480, 0.25
+    _VIEWS, _MARGIN = (160, 224, 320, 400, 480, 640), 0.25
 
     def __init__(self, threshold: float = 0.5):
         import cv2
@@ -84,16 +85,31 @@ class YuNetFinder:
             cv2.utils.logging.LOG_LEVEL_ERROR
         )  # OpenCV 5 warns about a default target
         try:
-            self._detector = cv2.FaceDetectorYN.create(str(path), "", (self._VIEW, self._VIEW), threshold)
+            self._detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold)
         finally:
             cv2.utils.logging.setLogLevel(level)
 
     def find(self, image: Image.Image) -> Found | None:
-        margin = round(self._MARGIN * max(image.size))
-        pixels = np.pad(
-            np.asarray(image.convert("RGB")), ((margin, margin), (margin, margin), (0, 0)), mode="edge"
-        )
-        factor = self._VIEW / max(pixels.shape)
+        pixels = np.asarray(image.convert("RGB"))
+        found = [self._look(pixels, side) for side in self._VIEWS]
+        for side in self._VIEWS:
+            mirrored = self._look(pixels[:, ::-1], side)
+            if mirrored is not None:
+                points = mirrored.keypoints[[1, 0, 2, 4, 3]]
+                points[:, 0] = pixels.shape[1] - 1 - points[:, 0]
+                mirrored = Found(points, mirrored.score)
+            found.append(mirrored)
+        faces = [face for face in found if face is not None]
+        if 2 * len(faces) < len(found):
+            return None
+        points = np.mean([face.keypoints for face in faces], axis=0)
+        return Found(points.astype(np.float32), float(np.mean([face.score for face in faces])))
+
+    def _look(self, pixels: np.ndarray, side: int) -> Found | None:
+        """The largest face of one view, ``side`` pixels long, in the picture's own pixels."""
+        margin = round(self._MARGIN * max(pixels.shape))
+        pixels = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+        factor = side / max(pixels.shape)
         width, height = round(pixels.shape[1] * factor), round(pixels.shape[0] * factor)
         view = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
         self._detector.setInputSize((width, height))

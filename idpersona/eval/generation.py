@@ -78,9 +78,7 @@ class Studio:
         }
         self.base_sha256 = modules_sha256(_modules(pipe.components))
         self.adapter_sha256 = modules_sha256(adapter.parts) if adapter is not None else None
-        self._recipe = text_sha256(
-            [code_sha256(), *_configurations(pipe.components), getattr(adapter, "config", None)]
-        )
+        self._recipe = text_sha256([code_sha256(), *_configurations(pipe.components)])
         self.drawn = 0
         """Pictures drawn by this object, those found in the cache not counted."""
 
@@ -147,7 +145,7 @@ class Studio:
                 sorted(self.settings.items()),
                 shot.prompt,
                 shot.seed,
-                self.adapter_sha256 if with_identity else None,
+                (self.adapter_sha256, getattr(self.adapter, "config", None)) if with_identity else None,
                 sorted(self.options.items()) if with_identity else None,
                 float(shot.scale) if with_identity else None,
                 identity_sha256(shot.identity) if shot.identity is not None else None,

@@ -103,14 +103,17 @@ def test_another_scheduler_or_configuration_is_another_picture(
             shot
         )
 
-    assert path() == studio._path(shot)
+    before = studio._path(shot)
+    assert path() == before
     with monkeypatch.context() as changed:
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, beta_end=0.03)
         changed.setattr(pipe, "scheduler", scheduler)
-        assert path() != studio._path(shot)
+        assert path() != before
+    alone = studio._path(without_identity(shot))
     with monkeypatch.context() as changed:
         changed.setattr(adapter, "config", replace(adapter.config, kps_radius=9))
-        assert path() != studio._path(shot)
+        assert path() != before
+        assert studio._path(without_identity(shot)) == alone
 
 
 def test_the_pipeline_is_left_as_it_was(studio: Studio, pipe: Any) -> None:

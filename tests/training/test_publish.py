@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from idpersona.adapters import load_adapter
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import MissingWeights
-from idpersona.training.publish import main, publish_runs
+from idpersona.training.publish import POSE_GAIN, main, publish_runs
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +62,18 @@ def test_the_base_loads_in_full_precision_by_default_and_in_half_when_asked(publ
     assert "block_out_channels" not in json.loads((published / "mini" / "vae" / "config.json").read_text())
     adapter = load_adapter(published / "instantid-mini", base=pipe)
     assert {p.dtype for part in adapter.parts.values() for p in part.parameters()} == {torch.float32}
+
+
+def test_identitynet_is_published_stronger_by_the_stated_gain(published, diffusion_run):
+    name = "identitynet/diffusion_pytorch_model.safetensors"
+    before = load_file(diffusion_run / "instantid" / name)
+    after = load_file(published / "instantid-mini" / name)
+    outputs = {key for key in before if key.startswith(("controlnet_down_blocks.", "controlnet_mid_block."))}
+    assert outputs
+    for key, value in before.items():
+        gain = POSE_GAIN if key in outputs else 1.0
+        assert torch.allclose(after[key].float(), gain * value.float(), rtol=2e-3, atol=1e-6), key
+    assert any(before[key].abs().max() > 0 for key in outputs)
 
 
 def test_a_classifier_loads_in_full_precision_when_asked(published):
