@@ -40,6 +40,14 @@ def generate(
         list[str] | None, typer.Option(metavar="FILE[:WEIGHT]", help="LoRA files for the base (safetensors).")
     ] = None,
     scale: Annotated[float | None, typer.Option(help="Adapter strength, 0 to 2 [default: 1].")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="[ADAPTER.]NAME=VALUE",
+            help="Adapters' own options, as net_end=0.5 of instantid.",
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps, 1 to 1000 [default: the base's].")
     ] = None,
@@ -90,6 +98,7 @@ def generate(
     from idpersona.cli.output import result, spinner
     from idpersona.cli.request import Request, output_paths, recorded_request
     from idpersona.errors import BadInput
+    from idpersona.options import parse_option
     from idpersona.provenance import read_settings
 
     request = Request(
@@ -102,6 +111,7 @@ def generate(
         base=base,
         loras=tuple(arguments.scaled(text, "--lora") for text in lora or ()),
         scale=scale,
+        options=tuple(parse_option(text) for text in settings or ()),
         steps=steps,
         guidance=guidance,
         size=arguments.size(size) if size is not None else None,
@@ -127,6 +137,6 @@ def generate(
 
     from idpersona.cli.render import render
 
-    settings = render(job, paths, force=force)
+    written = render(job, paths, force=force)
     lines = [f"wrote {path}" for path in paths]
-    result([{"file": str(p), **s} for p, s in zip(paths, settings, strict=True)], lines, as_json=as_json)
+    result([{"file": str(p), **s} for p, s in zip(paths, written, strict=True)], lines, as_json=as_json)

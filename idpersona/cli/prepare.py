@@ -16,6 +16,7 @@ from idpersona.cli.weights import adapter_encoders, adapter_weight, check_base, 
 from idpersona.errors import BadInput
 from idpersona.hashing import folder_fingerprint, identity_sha256
 from idpersona.identity import Identity
+from idpersona.options import OptionValue
 from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial
 from idpersona.safety import check_identity, load_people, read_allowed
 from idpersona.safety import require_consent as check_consent
@@ -24,12 +25,21 @@ from idpersona.safety.people import People
 FALLBACK = {"steps": 30, "guidance": 5.0}
 
 
+@dataclass(frozen=True)
+class AdapterUse:
+    """An adapter by name, its strength, and its own options."""
+
+    name: str
+    scale: float
+    options: dict[str, OptionValue]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A request with every decision made that needs no model.
 
     Attributes:
-        adapters: (name, scale), in the order in which they are attached.
+        adapters: in the order in which they are attached.
         loras: (file, weight).
         seeds: one for each picture.
         recorded: the part of the settings that is known already.
@@ -39,7 +49,7 @@ class Job:
     prompt: str
     negative: str | None
     base: str
-    adapters: tuple[tuple[str, float], ...]
+    adapters: tuple[AdapterUse, ...]
     loras: tuple[tuple[Path, float], ...]
     steps: int
     guidance: float
@@ -63,12 +73,8 @@ def prepare(
     """
     base = request.base or "mini"
     check_base(base)
-    wanted = request.adapters or (("instantid", None),)
-    default = 1.0 if request.scale is None else request.scale
-    adapters = tuple((name, default if scale is None else scale) for name, scale in wanted)
-    names = [name for name, _ in adapters]
-    if len(set(names)) != len(names):
-        raise BadInput(f"--adapter '{max(names, key=names.count)}' is given twice")
+    adapters = _adapters(request)
+    names = [adapter.name for adapter in adapters]
     weights = [adapter_weight(name, base) for name in names]
     if commercial:
         require_commercial(needed_weights(base, names))
@@ -110,6 +116,24 @@ def prepare(
             "folders": describe_folders([base, *names], paths[0]),
             **made_with,
         },
+    )
+
+
+def _adapters(request: Request) -> tuple[AdapterUse, ...]:
+    wanted = request.adapters or (("instantid", None),)
+    names = [name for name, _ in wanted]
+    if len(set(names)) != len(names):
+        raise BadInput(f"--adapter '{max(names, key=names.count)}' is given twice")
+    options: dict[str, dict[str, OptionValue]] = {name: {} for name in names}
+    for given in request.options:
+        if given.adapter and given.adapter not in names:
+            raise BadInput(f"--set {given.adapter}.{given.name}: the adapters here are {', '.join(names)}")
+        if not given.adapter and len(names) > 1:
+            raise BadInput(f"--set {given.name}: say of which adapter, as {names[0]}.{given.name}=…")
+        options[given.adapter or names[0]][given.name] = given.value
+    default = 1.0 if request.scale is None else request.scale
+    return tuple(
+        AdapterUse(name, default if scale is None else scale, options[name]) for name, scale in wanted
     )
 
 

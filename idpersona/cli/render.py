@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     device, pipe, adapters = _load(job)
     import torch
 
-    width, height = job.size or canvas(pipe, [a for a, _ in adapters], job.pose)
+    width, height = job.size or canvas(pipe, adapters, job.pose)
     checker = _safety_checker(pipe, job)
     for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
         note_cut(pipe, text, option)
     common = {
         **job.recorded,
-        "adapters": [{"name": name, "scale": scale} for name, scale in job.adapters],
+        "adapters": [asdict(adapter) for adapter in job.adapters],
         "base": job.base,
         "steps": job.steps,
         "guidance": job.guidance,
@@ -49,8 +50,9 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     }
     pictures: list[Image.Image] = []
     with Progress(job.steps * len(paths), "drawing") as progress, ExitStack() as scopes:
-        for adapter, scale in adapters:
-            scopes.enter_context(adapter.attach(pipe, job.identity, scale=scale, pose=job.pose))
+        for adapter, use in zip(adapters, job.adapters, strict=True):
+            scope = adapter.attach(pipe, job.identity, scale=use.scale, pose=job.pose, **use.options)
+            scopes.enter_context(scope)
 
         def on_step(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             where = f"picture {len(pictures) + 1} of {len(paths)}" if len(paths) > 1 else ""
@@ -81,10 +83,10 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     return settings
 
 
-def _load(job: Job) -> tuple[str, Any, list[tuple[Any, float]]]:
-    """Device, pipeline, and the adapters with their scales."""
+def _load(job: Job) -> tuple[str, Any, list[Any]]:
+    """Device, pipeline, and the adapters."""
     started = time.monotonic()
-    names = ", ".join((job.base, *(name for name, _ in job.adapters)))
+    names = ", ".join((job.base, *(adapter.name for adapter in job.adapters)))
     with spinner(f"loading {names}"):
         quiet_libraries()
         from idpersona.adapters import load_adapter
@@ -94,7 +96,7 @@ def _load(job: Job) -> tuple[str, Any, list[tuple[Any, float]]]:
         pipe: Any = load_base(job.base, device=device, dtype=job.dtype)
         pipe.set_progress_bar_config(disable=True)
         _add_loras(pipe, job)
-        adapters = [(load_adapter(name, base=pipe), scale) for name, scale in job.adapters]
+        adapters = [load_adapter(adapter.name, base=pipe) for adapter in job.adapters]
     print(f"loaded {names} on {device}, {time.monotonic() - started:.0f} s", file=sys.stderr)
     return device, pipe, adapters
 

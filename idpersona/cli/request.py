@@ -9,6 +9,7 @@ from typing import Any
 
 from idpersona.cli import arguments
 from idpersona.errors import BadInput, OutputError
+from idpersona.options import AdapterOption
 
 Scaled = tuple[str, float | None]
 
@@ -23,6 +24,7 @@ class Request:
         adapters, loras: (name or file, own scale or None).
         base: registry name, folder or hub id.
         scale: of adapters without their own.
+        options: the adapters' own.
         steps, guidance, size, seed: of the diffusion.
         pose: photo whose face gives the key points.
         device, dtype: where and how it is computed.
@@ -40,6 +42,7 @@ class Request:
     base: str | None = None
     loras: tuple[Scaled, ...] = ()
     scale: float | None = None
+    options: tuple[AdapterOption, ...] = ()
     steps: int | None = None
     guidance: float | None = None
     size: tuple[int, int] | None = None
@@ -138,6 +141,11 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             prompt=settings["prompt"],
             negative=settings.get("negative") or None,
             adapters=tuple((found[entry["name"]], float(entry["scale"])) for entry in adapters),
+            options=tuple(
+                AdapterOption(found[entry["name"]], name, value)
+                for entry in adapters
+                for name, value in entry.get("options", {}).items()
+            ),
             base=asked.base or found[settings["base"]],
             loras=tuple((find_source(entry, png), float(entry["weight"])) for entry in loras),
             steps=settings["steps"],
@@ -177,6 +185,8 @@ def _check_types(request: Request) -> None:
         if not isinstance(name, str):
             raise TypeError("adapters")
         arguments.number(f"the scale of {name}", scale or 0.0, arguments.SCALE)
+    if not all(isinstance(option.value, (bool, int, float)) for option in request.options):
+        raise TypeError("options")
     for name, weight in request.loras:
         arguments.number(f"the weight of {name}", weight or 0.0, arguments.SCALE)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from idpersona.eval.generation import Studio
     from idpersona.eval.protocol import Protocol
     from idpersona.eval.report import Report
 
@@ -50,6 +51,10 @@ Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance instead of
 Batch = Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")]
 Device = Annotated[str | None, typer.Option(help="Device of the base and the adapter, e.g. cuda.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of torch.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Options of the adapter, as net_end=0.5."),
+]
 Scale = Annotated[float, typer.Option(min=0, max=5, help="Adapter scale.")]
 
 
@@ -65,6 +70,7 @@ def identity(
         str | None, typer.Option(help="Scales, separated by commas, instead of the protocol's.")
     ] = None,
     people: People = None,
+    settings: Settings = None,
     steps: Steps = None,
     guidance: Guidance = None,
     protocol: ProtocolFile = "standard",
@@ -90,9 +96,14 @@ def identity(
     folder = _folder(output, "identity", quick, force)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder(finder.value), "store": PhotoStore()}
-    studio = _studio(base, adapter, plan, batch, cache, device, threads)
+    studio = _studio(base, adapter, plan, batch, cache, device, threads, settings)
     report = evaluate_identity(
-        studio, plan, judges=judges, **tools, cache=cache, settings=_names(base, adapter, batch, device)
+        studio,
+        plan,
+        judges=judges,
+        **tools,
+        cache=cache,
+        settings=_names(base, adapter, batch, device, studio),
     )
     _finish(report, folder, force, as_json)
 
@@ -106,6 +117,7 @@ def prompt(
     ] = "attr-judge",
     scale: Scale = 1.0,
     people: People = None,
+    settings: Settings = None,
     steps: Steps = None,
     guidance: Guidance = None,
     protocol: ProtocolFile = "standard",
@@ -130,8 +142,8 @@ def prompt(
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance)
     folder = _folder(output, "prompt", quick, force)
     judge, store, finder = get_classifier(classifier), PhotoStore(), get_finder("dlib")
-    studio = _studio(base, adapter, plan, batch, cache, device, threads)
-    names = _names(base, adapter, batch, device)
+    studio = _studio(base, adapter, plan, batch, cache, device, threads, settings)
+    names = _names(base, adapter, batch, device, studio)
     report = evaluate_prompt(
         studio, plan, classifier=judge, finder=finder, store=store, scale=scale, cache=cache, settings=names
     )
@@ -146,6 +158,7 @@ def pose(
         FaceFinder, typer.Option(help="Finds the points in the pictures drawn.")
     ] = FaceFinder.yunet,
     scale: Scale = 1.0,
+    settings: Settings = None,
     steps: Steps = None,
     guidance: Guidance = None,
     protocol: ProtocolFile = "standard",
@@ -173,8 +186,8 @@ def pose(
         "reader": get_finder("dlib"),
         "store": PhotoStore(),
     }
-    studio = _studio(base, adapter, plan, batch, cache, device, threads)
-    names = _names(base, adapter, batch, device)
+    studio = _studio(base, adapter, plan, batch, cache, device, threads, settings)
+    names = _names(base, adapter, batch, device, studio)
     _finish(
         evaluate_pose(studio, plan, **tools, scale=scale, cache=cache, settings=names), folder, force, as_json
     )
@@ -249,8 +262,15 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _studio(
-    base: str, adapter: str, plan: Protocol, batch: int, cache: Path, device: str | None, threads: int | None
-) -> Any:
+    base: str,
+    adapter: str,
+    plan: Protocol,
+    batch: int,
+    cache: Path,
+    device: str | None,
+    threads: int | None,
+    settings: list[str] | None,
+) -> Studio:
     from idpersona.adapters import load_adapter
     from idpersona.eval.generation import Studio
     from idpersona.pipelines import load_base
@@ -267,11 +287,25 @@ def _studio(
         negative_prompt=plan.negative_prompt,
         batch=batch,
         cache=cache,
+        options=_options(adapter, settings),
     )
 
 
-def _names(base: str, adapter: str, batch: int, device: str | None) -> dict[str, Any]:
-    return {"base": base, "adapter": adapter, "batch": batch, "device": device or "cpu"}
+def _options(adapter: str, settings: list[str] | None) -> dict[str, Any]:
+    from idpersona.errors import BadInput
+    from idpersona.options import parse_option
+
+    found = [parse_option(text) for text in settings or ()]
+    if found and adapter == "none":
+        raise BadInput(f"--set {found[0].name}: there is no adapter that could take it")
+    if any(option.adapter for option in found):
+        raise BadInput("--set: one adapter is measured, so give NAME=VALUE without an adapter's name")
+    return {option.name: option.value for option in found}
+
+
+def _names(base: str, adapter: str, batch: int, device: str | None, studio: Studio) -> dict[str, Any]:
+    names = {"base": base, "adapter": adapter, "batch": batch, "device": device or "cpu"}
+    return {**names, "adapter_options": studio.options}
 
 
 def _finish(report: Report, folder: Path, force: bool, as_json: bool) -> None:

@@ -210,6 +210,26 @@ def test_a_new_scale_wins_over_the_recorded_one(draw, run, tmp_path):
     assert np.array_equal(pixels(tmp_path / "b.png"), pixels(tmp_path / "c.png"))
 
 
+def test_options_of_an_adapter_act_are_recorded_and_repeat(draw, run, tiny, tmp_path):
+    draw("--seed", 1, "-o", tmp_path / "a.png").done()
+    draw("--seed", 1, "--set", "net_end=0.5", "guess_mode=true", "-o", tmp_path / "b.png").done()
+    assert not np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+    recorded = read_settings(tmp_path / "b.png")["adapters"][0]
+    assert recorded["options"] == {"net_end": 0.5, "guess_mode": True}
+    run("generate", "--from", tmp_path / "b.png", "-o", tmp_path / "c.png").done()
+    assert np.array_equal(pixels(tmp_path / "b.png"), pixels(tmp_path / "c.png"))
+    named = f"{tiny / 'adapter'}.net_end=1"
+    run("generate", "--from", tmp_path / "b.png", "--set", named, "-o", tmp_path / "d.png").done()
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "d.png"))
+
+
+def test_an_option_that_the_adapter_does_not_know_writes_nothing(draw, tmp_path):
+    for option, says in (("net_stop=1", "net_start, net_end, guess_mode"), ("net_end=2", "0 <= start < end")):
+        refused = draw("--set", option, "-o", tmp_path / "a.png")
+        assert refused.status == 2 and says in refused.err.splitlines()[-1], refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_cut_from_a_long_prompt_is_said(draw, tmp_path):
     words = "a person " + "in a very long coat " * 5 + "beside the sea"
     err = draw("--prompt", words, "-o", tmp_path / "a.png", prompt=False).done().err

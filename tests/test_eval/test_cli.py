@@ -40,9 +40,10 @@ def test_reconstruction_and_pose_run_from_folders(
     first = run("reconstruction", *common, "-o", str(tmp_path / "r"), "--quick")
     assert json.loads(first.stdout)["kind"] == "reconstruction"
     assert (tmp_path / "r" / "reconstruction.md").read_text().startswith("| photos")
-    second = run("pose", *common, "-o", str(tmp_path / "p"), "--adapter", adapter, "--finder", "dlib")
-    result = json.loads(second.stdout)
+    common += ["--adapter", adapter, "--finder", "dlib", "--set", "net_end=0.5"]
+    result = json.loads(run("pose", *common, "-o", str(tmp_path / "p")).stdout)
     assert result["settings"]["adapter"] == adapter and len(result["people"]) == 3
+    assert result["settings"]["adapter_options"] == {"net_end": 0.5}
     assert (tmp_path / "p" / "pose.png").is_file()
 
 
@@ -79,6 +80,9 @@ BAD = [
     (["prompt", "--scale", "inf"], "scale"),
     (["prompt", "--guidance", "nan"], "guidance"),
     (["prompt", "--classifier", "labeller"], "did you mean labeler"),
+    (["prompt", "--set", "net_end=late"], "NAME=NUMBER"),
+    (["prompt", "--set", "instantid.net_end=1"], "without an adapter"),
+    (["prompt", "--adapter", "none", "--set", "net_end=1"], "no adapter"),
     (["reconstruction", "--base", "mimi"], "did you mean mini"),
 ]
 
