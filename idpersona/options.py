@@ -19,11 +19,22 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class AdapterOption:
-    """A keyword argument of ``adapter.attach``; ``adapter`` is empty where there is only one."""
+    """A keyword argument of ``adapter.attach``; ``adapter`` is empty where there is only one.
+
+    Raises:
+        BadInput: no name of an argument, one that is given in another way, or no number or truth value.
+    """
 
     adapter: str
     name: str
     value: OptionValue
+
+    def __post_init__(self) -> None:
+        if self.name in _ELSEWHERE:
+            raise BadInput(f"--set cannot give '{self.name}': {_ELSEWHERE[self.name]}")
+        number = isinstance(self.value, (bool, int, float)) and math.isfinite(self.value)
+        if not self.name.isidentifier() or not number:
+            raise BadInput(f"--set takes NAME=NUMBER, NAME=true or NAME=false, got {self.name}={self.value}")
 
 
 def parse_option(text: str) -> AdapterOption:
@@ -32,21 +43,14 @@ def parse_option(text: str) -> AdapterOption:
     Raises:
         BadInput: of another form, or an argument that is given in another way.
     """
-    key, equals, word = text.partition("=")
+    key, _, word = text.partition("=")
     adapter, dot, name = key.rpartition(".")
-    value = _value(word)
-    if not equals or not name.isidentifier() or (dot and not adapter) or value is None:
-        raise BadInput(f"--set is NAME=NUMBER, NAME=true or NAME=false, as net_end=0.5, got '{text}'")
-    if name in _ELSEWHERE:
-        raise BadInput(f"--set cannot give '{name}': {_ELSEWHERE[name]}")
-    return AdapterOption(adapter, name, value)
-
-
-def _value(word: str) -> OptionValue | None:
-    if word in ("true", "false"):
-        return word == "true"
     try:
-        number = float(word)
+        value: OptionValue = word == "true" if word in ("true", "false") else float(word)
+        if dot and not adapter:
+            raise ValueError
     except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+        raise BadInput(
+            f"--set takes NAME=NUMBER, NAME=true or NAME=false, as net_end=0.5, got '{text}'"
+        ) from None
+    return AdapterOption(adapter, name, value)

@@ -217,11 +217,13 @@ class InstantID(Adapter):
             guess_mode: IdentityNet acts on the conditional rows only.
         """
         window = (options.pop("net_start", start), options.pop("net_end", end))
-        guess_mode = bool(options.pop("guess_mode", False))
+        guess_mode = options.pop("guess_mode", False)
         if options:
             raise BadInput(
                 f"{self.name} knows no option {', '.join(options)}; it has net_start, net_end, guess_mode"
             )
+        if not isinstance(guess_mode, bool):
+            raise BadInput(f"guess_mode is true or false, got {guess_mode!r}")
         check_window(start, end)
         check_window(*window)
         named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "net": scale}

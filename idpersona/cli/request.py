@@ -185,8 +185,6 @@ def _check_types(request: Request) -> None:
         if not isinstance(name, str):
             raise TypeError("adapters")
         arguments.number(f"the scale of {name}", scale or 0.0, arguments.SCALE)
-    if not all(isinstance(option.value, (bool, int, float)) for option in request.options):
-        raise TypeError("options")
     for name, weight in request.loras:
         arguments.number(f"the weight of {name}", weight or 0.0, arguments.SCALE)
 

@@ -224,7 +224,11 @@ def test_options_of_an_adapter_act_are_recorded_and_repeat(draw, run, tiny, tmp_
 
 
 def test_an_option_that_the_adapter_does_not_know_writes_nothing(draw, tmp_path):
-    for option, says in (("net_stop=1", "net_start, net_end, guess_mode"), ("net_end=2", "0 <= start < end")):
+    for option, says in (
+        ("net_stop=1", "net_start, net_end, guess_mode"),
+        ("net_end=2", "0 <= start < end"),
+        ("guess_mode=0.5", "true or false"),
+    ):
         refused = draw("--set", option, "-o", tmp_path / "a.png")
         assert refused.status == 2 and says in refused.err.splitlines()[-1], refused.err
     assert list(tmp_path.iterdir()) == []

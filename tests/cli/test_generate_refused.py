@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 
@@ -236,6 +237,10 @@ def test_base_checkpoints(run, tiny, me, tmp_path, damage):
         {"width": 63},
         {"adapters": [{"name": 1, "scale": 1}]},
         {"adapters": [{"name": "instantid", "scale": None}]},
+        {"adapters": [{"name": "instantid", "scale": 1, "options": {"pose": 1.0}}]},
+        {"adapters": [{"name": "instantid", "scale": 1, "options": {"net_end": "late"}}]},
+        {"adapters": [{"name": "instantid", "scale": 1, "options": {"net_end": math.nan}}]},
+        {"adapters": [{"name": "instantid", "scale": 1, "options": [1]}]},
         {"identity": {}},
         {"identity": {"from": "file", "sources": []}},
         {"identity": {"from": "file", "sources": [{"path": "/etc/passwd", "typed": "x", "sha256": "0"}]}},
