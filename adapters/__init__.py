@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 METHODS = {"instantid": ("idpersona.adapters.instantid.adapter", "InstantID")}
 """Registry name of a method -> (module, class), imported when it is asked for."""
 
-__all__ = ["METHODS", "adapter_class", "adapter_names", "load_adapter"]
+__all__ = ["METHODS", "adapter_class", "adapter_names", "check_options", "load_adapter"]
 
 
 def adapter_names() -> tuple[str, ...]:
@@ -35,6 +36,21 @@ def adapter_class(name: str) -> type[Adapter]:
         raise UnknownName("adapter", name, METHODS)
     module, attribute = METHODS[name]
     return getattr(import_module(module), attribute)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that adapter ``name`` (as for :func:`load_adapter`) would refuse when it is attached.
+
+    Loads no weights; those of a hub id that is not here yet are checked when it is attached.
+
+    Raises:
+        BadInput: an option is unknown to it, or has no meaning.
+    """
+    from idpersona.adapters.loading import known_method
+
+    method = known_method(name)
+    if method is not None:
+        adapter_class(method).check_options(options)
 
 
 def load_adapter(

@@ -16,6 +16,7 @@ from torch import nn
 from idpersona.adapters.checkpoint import read_json
 from idpersona.errors import BadInput, CheckpointError, OutputError
 from idpersona.identity import Identity
+from idpersona.seams.scale import check_window
 
 FORMAT_VERSION = 1
 People = Identity | Sequence[Identity]
@@ -30,6 +31,9 @@ class Adapter:
 
     name: ClassVar[str]
     """Registry name of the method."""
+
+    options: ClassVar[Mapping[str, type]] = {}
+    """What ``attach`` takes beside the arguments that all adapters have: name -> ``float`` or ``bool``."""
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -68,6 +72,23 @@ class Adapter:
             SeamError: the pipeline cannot take the adapter.
         """
         raise NotImplementedError
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Refuse what ``attach`` would refuse of ``options`` (among them perhaps ``start`` and ``end``).
+
+        Raises:
+            BadInput: an unknown name, a value of another type, or windows that are none.
+        """
+        known = {"start": float, "end": float, **cls.options}
+        for name, value in options.items():
+            if name not in known:
+                raise BadInput(f"{cls.name} knows no option {name}; it has {', '.join(known)}")
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (isinstance(value, bool) if known[name] is bool else number):
+                kind = "true or false" if known[name] is bool else "a number"
+                raise BadInput(f"{name} of {cls.name} is {kind}, got {value!r}")
+        check_window(options.get("start", 0.0), options.get("end", 1.0))
 
     def check_fits(self, unet: nn.Module) -> None:
         """Raises CheckpointError, naming layers, unless the trained parts fit ``unet``."""

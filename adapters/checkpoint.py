@@ -62,12 +62,14 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def only_tensors(values: Mapping[str, Any], where: str) -> State:
+def only_tensors(values: object, where: str) -> State:
     """``values`` as tensors by name, a leading ``module.`` taken off.
 
     Raises:
-        CheckpointError: something in it is no tensor; it is named.
+        CheckpointError: it is no mapping, or something in it is no tensor; that is named.
     """
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{where} is a {type(values).__name__}, not tensors by name")
     wrong = [str(key) for key, value in values.items() if not isinstance(value, Tensor)]
     if wrong or not values:
         raise CheckpointError(f"{where} holds no tensors at: {', '.join(wrong[:3]) or '(it is empty)'}")
@@ -78,7 +80,8 @@ def fill(module: ModuleT, state: Mapping[str, Tensor], where: str) -> ModuleT:
     """Put ``state`` into ``module`` (which may lie on the meta device), in evaluation mode.
 
     Raises:
-        CheckpointError: missing, unexpected or misshapen keys; the first three of each are named.
+        CheckpointError: missing, unexpected or misshapen keys, or tensors of another kind of number, or
+            with values that are not finite; the first three of each are named.
     """
     wanted = module.state_dict()
     missing = [key for key in wanted if key not in state]
@@ -90,6 +93,18 @@ def fill(module: ModuleT, state: Mapping[str, Tensor], where: str) -> ModuleT:
     ]
     if missing or extra or misshapen:
         raise CheckpointError.from_keys(where, missing, extra, misshapen)
+    strange = [
+        f"{key} holds {str(state[key].dtype).removeprefix('torch.')}"
+        for key, value in wanted.items()
+        if state[key].is_floating_point() != value.is_floating_point()
+    ]
+    strange += [
+        f"{key} holds values that are not finite"
+        for key, value in state.items()
+        if value.is_floating_point() and not value.is_meta and not bool(torch.isfinite(value).all())
+    ]
+    if strange:
+        raise CheckpointError(f"{where} does not fit: {', '.join(strange[:3])}")
     module.load_state_dict(dict(state), strict=True, assign=True)
     return module.eval()
 

@@ -43,6 +43,17 @@ def load(
     return adapter.to(as_device(device), as_dtype(dtype) or torch.float32)
 
 
+def known_method(name: str) -> str | None:
+    """The method of adapter ``name`` where that is known without fetching or loading weights."""
+    from idpersona.registry import WEIGHTS, locate
+
+    if name in METHODS:
+        return name
+    if name in WEIGHTS:
+        return _method_of(locate(name))
+    return _method_of(Path(name)) if Path(name).is_dir() else None
+
+
 def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
     """Folder of the weights, and the method they are of."""
     from idpersona.registry import WEIGHTS, locate

@@ -14,6 +14,7 @@ _ELSEWHERE = {
     "pipe": "use --base",
     "pose": "use --pose",
     "scale": "use --scale",
+    "self": "it is no option",
 }
 
 

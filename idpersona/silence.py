@@ -1,4 +1,4 @@
-"""Keeping C libraries that print their own errors away from standard error."""
+"""Keeping what libraries print of their own away from standard error."""
 
 from __future__ import annotations
 
@@ -27,3 +27,20 @@ def silent_stderr() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def quiet_libraries() -> None:
+    """Keep the chatter of diffusers and transformers off stderr: what matters is said by us."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore")
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity(logging.CRITICAL)
+        library.disable_progress_bar()
+    # Prompts that are cut are reported by us, with what is cut.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)

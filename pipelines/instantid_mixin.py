@@ -32,6 +32,8 @@ NetInput = ControlNetModel | list[ControlNetModel] | tuple[ControlNetModel] | Mu
 StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
 PARTS = ("projector", "cross_attention")
+_DEPRECATED = ("callback", "callback_steps")
+"""What diffusers itself still takes beside its signature; it ignores everything else."""
 
 
 class LateComponents:
@@ -126,6 +128,9 @@ class InstantIDMixin:
 
     def _call_with_identity(self, stock: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         """``stock``, the call of diffusers' pipeline, with its share of the arguments that ours was given."""
+        unknown = [name for name in given["kwargs"] if name not in _DEPRECATED]
+        if unknown:
+            raise BadInput(f"{type(self).__name__} takes no argument {', '.join(unknown)}")
         ours = ("self", "__class__", "kwargs", "image_embeds", "ip_adapter_scale")
         arguments = {name: value for name, value in given.items() if name not in ours}
         if given["ip_adapter_scale"] is not None:

@@ -206,6 +206,11 @@ def test_bad_scale(pipe: Any, scale: Any) -> None:
         pipe.set_ip_adapter_scale(scale)
 
 
+def test_arguments_that_mean_nothing_are_refused(pipe: Any, kind: str) -> None:
+    with pytest.raises(BadInput, match="takes no argument control_mask"):
+        draw(pipe, kind, control_mask=[0.5])
+
+
 def test_no_identity_without_an_adapter(kind: str) -> None:
     pipe = PIPELINES[kind](**tiny_components(kind) | {"projector": None, "cross_attention": None})
     with pytest.raises(BadInput, match="load_ip_adapter_instantid"):

@@ -49,6 +49,7 @@ class InstantID(Adapter):
     """
 
     name: ClassVar[str] = "instantid"
+    options: ClassVar[Mapping[str, type]] = {"net_start": float, "net_end": float, "guess_mode": bool}
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class InstantID(Adapter):
         path: str | os.PathLike[str],
         *,
         layers: Iterable[str] | None = None,
-        dim_head: int = 64,
+        dim_head: int | None = None,
         identitynet: ControlNetModel | None = None,
         **fields: Any,
     ) -> Self:
@@ -151,6 +152,12 @@ class InstantID(Adapter):
     def published(self) -> Published:
         """The parts, ready for :func:`~idpersona.adapters.instantid.convert.write_published`."""
         return Published(self.projector, self.cross_attention, self.identitynet)
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        super().check_options(options)
+        start = options.get("net_start", options.get("start", 0.0))
+        check_window(start, options.get("net_end", options.get("end", 1.0)), "net_start and net_end")
 
     def check_fits(self, unet: nn.Module) -> None:
         """Raises CheckpointError unless the cross-attention has exactly the layers and widths of ``unet``."""
@@ -216,16 +223,8 @@ class InstantID(Adapter):
             net_start, net_end: window of IdentityNet, where it differs from ``start`` and ``end``.
             guess_mode: IdentityNet acts on the conditional rows only.
         """
-        window = (options.pop("net_start", start), options.pop("net_end", end))
-        guess_mode = options.pop("guess_mode", False)
-        if options:
-            raise BadInput(
-                f"{self.name} knows no option {', '.join(options)}; it has net_start, net_end, guess_mode"
-            )
-        if not isinstance(guess_mode, bool):
-            raise BadInput(f"guess_mode is true or false, got {guess_mode!r}")
-        check_window(start, end)
-        check_window(*window)
+        self.check_options({"start": start, "end": end, **options})
+        window = (options.get("net_start", start), options.get("net_end", end))
         named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "net": scale}
         own = check_scale(named.pop("identity", 1.0), "scale identity")
         net = check_scale(named.pop("net", 1.0), "scale net")
@@ -247,7 +246,9 @@ class InstantID(Adapter):
         residual = []
         if net > 0:
             if self.identitynet is None:
-                raise BadInput(f"this {self.name} has no IdentityNet: attach it with scale={{'net': 0}}")
+                raise BadInput(
+                    f"this {self.name} has no IdentityNet: attach it (from Python) with scale={{'net': 0}}"
+                )
             residual.append(
                 ControlNetBranch(
                     self.identitynet,
@@ -258,7 +259,7 @@ class InstantID(Adapter):
                     mask=masks,
                     start=window[0],
                     end=window[1],
-                    guess_mode=guess_mode,
+                    guess_mode=options.get("guess_mode", False),
                 )
             )
         with attach_scope(pipe, cross=[cross], residual=residual):

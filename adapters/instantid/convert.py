@@ -56,6 +56,10 @@ class Published:
     identitynet: ControlNetModel | None = None
 
 
+DIM_HEAD = 64
+"""Width of a projector's heads in all published checkpoints, whose tensors do not show it."""
+
+
 def split_parts(content: Mapping[str, Any], where: str) -> tuple[State | None, State | None]:
     """(projector's tensors, cross-attention's tensors) of one file's content.
 
@@ -77,13 +81,15 @@ def split_parts(content: Mapping[str, Any], where: str) -> tuple[State | None, S
             else:
                 raise CheckpointError.from_keys(where, ["image_proj", "ip_adapter"], flat)
     parts = [
-        only_tensors(part, f"{name} in {where}") if part else None
+        None if part is None or part == {} else only_tensors(part, f"{name} in {where}")
         for name, part in (("image_proj", image_proj), ("ip_adapter", ip_adapter))
     ]
     return parts[0], parts[1]
 
 
-def projector_from(state: Mapping[str, Tensor], where: str, *, dim_head: int = 64) -> InstantIDProjector:
+def projector_from(
+    state: Mapping[str, Tensor], where: str, *, dim_head: int = DIM_HEAD
+) -> InstantIDProjector:
     """The projector whose tensors these are; ``dim_head`` is the one size they do not show.
 
     Raises:
@@ -98,12 +104,17 @@ def projector_from(state: Mapping[str, Tensor], where: str, *, dim_head: int = 6
         raise CheckpointError.from_keys(where, misshapen=[f"{k} {list(state[k].shape)}" for k in flat])
     dim, embedding_dim = state["proj_in.weight"].shape
     inner, hidden = state["layers.0.0.to_q.weight"].shape[0], state["layers.0.1.1.weight"].shape[0]
+    if dim_head < 1 or inner % dim_head:
+        raise CheckpointError(
+            f"{where}: {inner} channels of the projector's attention are no multiple of dim_head {dim_head}, "
+            "which its tensors do not show: give the right dim_head"
+        )
     sizes = {
         "embedding_dim": embedding_dim,
         "dim": dim,
         "depth": len({key.split(".")[1] for key in state if key.startswith("layers.")}),
         "dim_head": dim_head,
-        "heads": max(inner // dim_head, 1),
+        "heads": inner // dim_head,
         "num_tokens": state["latents"].shape[1],
         "output_dim": state["proj_out.weight"].shape[0],
         "ff_mult": max(hidden // dim, 1),
@@ -152,13 +163,13 @@ def cross_attention_from(
 
 
 def read_published(
-    path: str | os.PathLike[str], *, layers: Iterable[str] | None = None, dim_head: int = 64
+    path: str | os.PathLike[str], *, layers: Iterable[str] | None = None, dim_head: int | None = None
 ) -> Published:
     """Read a published checkpoint: one file (either or both parts) or a folder of a layout named above.
 
     Args:
         layers: names of the base's cross-attention layers; None for SDXL and for files that name theirs.
-        dim_head: of the projector.
+        dim_head: of the projector; None takes what the file says (``write_published`` records it), else 64.
 
     Raises:
         CheckpointError: nothing known is in it, or keys or shapes do not fit.
@@ -168,12 +179,23 @@ def read_published(
     files = _adapter_files(path) if path.is_dir() else [path]
     projector = cross_attention = None
     for file in files:
-        image_proj, ip_adapter = split_parts(read_tensors(file), str(file))
+        content = read_tensors(file)
+        image_proj, ip_adapter = split_parts(content, str(file))
         if image_proj is not None:
-            projector = projector_from(image_proj, f"{file} (projector)", dim_head=dim_head)
+            heads = _recorded_dim_head(content, str(file)) if dim_head is None else dim_head
+            projector = projector_from(image_proj, f"{file} (projector)", dim_head=heads)
         if ip_adapter is not None:
             cross_attention = cross_attention_from(ip_adapter, f"{file} (cross-attention)", layers=layers)
     return Published(projector, cross_attention, _read_net(path) if path.is_dir() else None)
+
+
+def _recorded_dim_head(content: Mapping[str, Any], where: str) -> int:
+    value = content.get("dim_head", DIM_HEAD)
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
+        value = value.item()
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise CheckpointError(f"{where}: dim_head must be a whole number")
+    return value
 
 
 def _adapter_files(folder: Path) -> list[Path]:
@@ -202,13 +224,16 @@ def _read_net(folder: Path) -> ControlNetModel | None:
 def write_published(parts: Published, folder: str | os.PathLike[str]) -> None:
     """Write ``ip-adapter.bin`` and ``ControlNetModel/`` for tools that know the published layout only.
 
-    The first is a pickle of tensors, as that layout wants it; our own layout is safetensors.
+    The first is a pickle of tensors, as that layout wants it; our own layout is safetensors. A ``dim_head``
+    that is not the published 64 is recorded beside them; other tools do not read it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content: dict[str, State] = {}
+    content: dict[str, Any] = {}
     if parts.projector is not None:
         content["image_proj"] = parts.projector.state_dict()
+        if parts.projector.config["dim_head"] != DIM_HEAD:
+            content["dim_head"] = torch.tensor(parts.projector.config["dim_head"])
     if parts.cross_attention is not None:
         state = parts.cross_attention.state_dict()
         content["ip_adapter"] = {

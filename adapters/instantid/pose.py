@@ -105,6 +105,8 @@ class PoseDrawer:
             if pose.ndim not in (3, 4) or pose.shape[-3] != 3:
                 raise BadInput(f"a pose tensor must be a drawing [people, 3, H, W], got {tuple(pose.shape)}")
             drawing = pose.float().reshape(-1, *pose.shape[-3:])
+            if not bool(((drawing >= 0) & (drawing <= 1)).all()):  # NaN is neither
+                raise BadInput("a pose tensor must be a drawing with values in 0..1")
             return lambda canvas: torch.nn.functional.interpolate(
                 drawing, size=(canvas[1], canvas[0]), mode="bilinear"
             )

@@ -21,7 +21,8 @@ def doctor(
     from dataclasses import asdict
 
     from idpersona.cli.examine import examine
-    from idpersona.cli.output import quiet_libraries, result
+    from idpersona.cli.output import result
+    from idpersona.silence import quiet_libraries
 
     quiet_libraries()
     findings = examine()

@@ -105,6 +105,7 @@ def generate(
         identity=identity,
         photos=tuple(photo or ()),
         face=face,
+        consent=consent or None,
         prompt=prompt,
         negative=negative,
         adapters=tuple(arguments.scaled(text, "--adapter") for text in adapter or ()),
@@ -133,7 +134,7 @@ def generate(
     with spinner("reading who it is"):
         from idpersona.cli.prepare import prepare
 
-        job = prepare(request, paths, commercial=commercial, require_consent=require_consent, consent=consent)
+        job = prepare(request, paths, commercial=commercial, require_consent=require_consent)
 
     from idpersona.cli.render import render
 

@@ -106,24 +106,6 @@ def reading(photos: int) -> Iterator[Callable[[], None] | None]:
         yield progress.advance
 
 
-def quiet_libraries() -> None:
-    """Keep the chatter of diffusers and transformers off stderr: what matters is said by us."""
-    import logging
-    import os
-    import warnings
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.simplefilter("ignore")
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    # Prompts that are cut are reported by us, with what is cut.
-    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
-
-
 @contextmanager
 def library_warnings() -> Iterator[list[str]]:
     """Collect what diffusers warns of, one line each, instead of printing it."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from idpersona.adapters import check_options
 from idpersona.cli.output import note
-from idpersona.cli.request import Request
+from idpersona.cli.request import Request, Scaled
 from idpersona.cli.sources import describe_folders, describe_source
 from idpersona.cli.weights import adapter_encoders, adapter_weight, check_base, needed_weights
 from idpersona.errors import BadInput
@@ -63,9 +64,7 @@ class Job:
     recorded: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(
-    request: Request, paths: Sequence[Path], *, commercial: bool, require_consent: bool, consent: bool
-) -> Job:
+def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, require_consent: bool) -> Job:
     """Check names, licences, files, consent and the people registry, and read the identity.
 
     Raises:
@@ -73,9 +72,10 @@ def prepare(
     """
     base = request.base or "mini"
     check_base(base)
-    adapters = _adapters(request)
+    wanted = request.adapters or (("instantid", None),)
+    weights = [adapter_weight(name, base) for name, _ in wanted]
+    adapters = _adapters(wanted, request)
     names = [adapter.name for adapter in adapters]
-    weights = [adapter_weight(name, base) for name in names]
     if commercial:
         require_commercial(needed_weights(base, names))
         if request.loras:
@@ -86,7 +86,7 @@ def prepare(
     loras = tuple((_lora(text), 1.0 if weight is None else weight) for text, weight in request.loras)
     encoders = list(dict.fromkeys(e for name in names for e in adapter_encoders(name, base)))
     people = load_people()
-    identity = _identity(request, encoders, names[0], consent, people)
+    identity = _identity(request, encoders, names[0], people)
     if require_consent:
         check_consent(identity, request.identity or "the identity read from --photo")
     for warning in identity.warnings if request.photos else ():
@@ -119,8 +119,8 @@ def prepare(
     )
 
 
-def _adapters(request: Request) -> tuple[AdapterUse, ...]:
-    wanted = request.adapters or (("instantid", None),)
+def _adapters(wanted: Sequence[Scaled], request: Request) -> tuple[AdapterUse, ...]:
+    """The adapters with their strengths and options."""
     names = [name for name, _ in wanted]
     if len(set(names)) != len(names):
         raise BadInput(f"--adapter '{max(names, key=names.count)}' is given twice")
@@ -130,7 +130,13 @@ def _adapters(request: Request) -> tuple[AdapterUse, ...]:
             raise BadInput(f"--set {given.adapter}.{given.name}: the adapters here are {', '.join(names)}")
         if not given.adapter and len(names) > 1:
             raise BadInput(f"--set {given.name}: say of which adapter, as {names[0]}.{given.name}=…")
-        options[given.adapter or names[0]][given.name] = given.value
+        own = options[given.adapter or names[0]]
+        if given.name in own:
+            raise BadInput(f"--set {given.name} is given twice")
+        own[given.name] = given.value
+    for name, values in options.items():
+        if values:
+            check_options(name, values)
     default = 1.0 if request.scale is None else request.scale
     return tuple(
         AdapterUse(name, default if scale is None else scale, options[name]) for name, scale in wanted
@@ -146,18 +152,16 @@ def _lora(text: str) -> Path:
     return path
 
 
-def _identity(
-    request: Request, encoders: Sequence[str], adapter: str, consent: bool, people: People
-) -> Identity:
+def _identity(request: Request, encoders: Sequence[str], adapter: str, people: People) -> Identity:
     if request.identity is not None:
-        if consent:
-            raise BadInput("--consent is for --photo; an identity file carries its own flag")
         identity = Identity.load(request.identity)
         for encoder in encoders:
             identity.feature(encoder, needed_by=adapter)
         check_identity(identity, people, request.identity)
         return identity
-    return read_allowed(list(request.photos), encoders, people, face=request.face, consent=consent)
+    return read_allowed(
+        list(request.photos), encoders, people, face=request.face, consent=bool(request.consent)
+    )
 
 
 def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:

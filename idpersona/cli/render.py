@@ -12,12 +12,13 @@ from typing import Any
 
 from PIL import Image
 
-from idpersona.cli.output import Progress, library_warnings, note, quiet_libraries, spinner
+from idpersona.cli.output import Progress, library_warnings, note, spinner
 from idpersona.cli.prepare import Job
 from idpersona.errors import BadInput
 from idpersona.identity import Identity
 from idpersona.provenance import write_pngs
 from idpersona.safety import check_picture
+from idpersona.silence import quiet_libraries
 
 
 def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, Any]]:
@@ -160,7 +161,7 @@ def _add_loras(pipe: Any, job: Job) -> None:
             with library_warnings() as heard:
                 pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name=names[-1])
         except Exception as error:  # diffusers, peft and safetensors share no error type for a bad file
-            reason = " ".join(str(error).split())[:200]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise BadInput(f"LoRA {file} does not fit base '{job.base}': {reason}") from error
         for warning in heard:  # above all that a part of the file fits nothing in the base
             note(f"LoRA {file}: {warning}")

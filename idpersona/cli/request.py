@@ -20,6 +20,7 @@ class Request:
 
     Attributes:
         identity: identity file. photos: photos to read instead. face: which face of them.
+        consent: whether the person in the photos agreed.
         prompt, negative: texts.
         adapters, loras: (name or file, own scale or None).
         base: registry name, folder or hub id.
@@ -36,6 +37,7 @@ class Request:
     identity: str | None = None
     photos: tuple[str, ...] = ()
     face: int | None = None
+    consent: bool | None = None
     prompt: str | None = None
     negative: str | None = None
     adapters: tuple[Scaled, ...] = ()
@@ -90,6 +92,11 @@ class Request:
             raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
         if self.identity and self.photos:
             raise BadInput("give --identity or --photo, not both")
+        names = [(option.adapter, option.name) for option in self.options]
+        if len(set(names)) != len(names):
+            raise BadInput(f"--set {max(names, key=names.count)[1]} is given twice")
+        if self.identity and self.consent:
+            raise BadInput("--consent is for --photo; an identity file carries its own flag")
         if self.identity and self.face is not None:
             raise BadInput("--face chooses a face in photos; an identity file holds one already")
         return self
@@ -98,7 +105,7 @@ class Request:
         """This request, with what it leaves open taken from ``recorded``."""
         values = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(self)}
         if self.identity or self.photos:
-            values |= {"identity": None, "photos": (), "face": None, "face_features": None}
+            values |= {"identity": None, "photos": (), "face": None, "face_features": None, "consent": None}
         if self.scale is not None:
             # Recorded adapters carry their own scale, which would win over the one asked for now.
             values["adapters"] = tuple((name, None) for name, _ in recorded.adapters)
@@ -106,7 +113,16 @@ class Request:
             mine = getattr(self, field.name)
             if mine is not None and mine != ():
                 values[field.name] = mine
+        values["options"] = self._options_over(recorded, [name for name, _ in values["adapters"]])
         return Request(**values)
+
+    def _options_over(self, recorded: Request, adapters: list[str]) -> tuple[AdapterOption, ...]:
+        """Recorded options of the adapters that stay, each replaced by one of the same name given now."""
+        kept = {(o.adapter, o.name): o for o in recorded.options if o.adapter in adapters}
+        for option in self.options:
+            of = option.adapter or (adapters[0] if len(adapters) == 1 else "")
+            kept[of, option.name] = dataclasses.replace(option, adapter=of)
+        return tuple(kept.values())
 
 
 def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Request:
@@ -130,20 +146,24 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         paths = [] if replaced else [find_source(entry, png) for entry in source["sources"]]
         pose = None if asked.pose else settings.get("pose")
         loras = () if asked.loras else settings.get("lora", ())
+        if not settings["adapters"]:
+            raise KeyError("adapters")
         adapters = () if asked.adapters else settings["adapters"]
         folders = [entry["name"] for entry in adapters] + ([] if asked.base else [settings["base"]])
         found: dict[str, str] = {name: find_folder(name, settings, png) for name in folders}
+        from_photos = source["from"] == "photos"
         made_with: dict[str, str] = {**settings.get("weights", {}), **settings.get("versions", {})}
         request = Request(
             identity=paths[0] if paths and source["from"] == "file" else None,
             photos=() if source["from"] == "file" else tuple(paths),
             face=source.get("face"),
+            consent=source["consent"] if from_photos and paths else None,
             prompt=settings["prompt"],
             negative=settings.get("negative") or None,
             adapters=tuple((found[entry["name"]], float(entry["scale"])) for entry in adapters),
             options=tuple(
-                AdapterOption(found[entry["name"]], name, value)
-                for entry in adapters
+                AdapterOption(str(found.get(entry["name"]) or entry["name"]), name, value)
+                for entry in settings["adapters"]
                 for name, value in entry.get("options", {}).items()
             ),
             base=asked.base or found[settings["base"]],
@@ -176,6 +196,7 @@ def _check_types(request: Request) -> None:
         "device": (str,),
         "dtype": (str,),
         "face": (int, type(None)),
+        "consent": (bool, type(None)),
     }.items():
         if type(getattr(request, name)) not in kinds:
             raise TypeError(name)

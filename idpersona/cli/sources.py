@@ -73,6 +73,11 @@ def find_folder(name: str, settings: Mapping[str, Any], png: Path) -> str:
     return name if Path(name).resolve() == best else os.fspath(best)
 
 
+def _same_file(place: str, typed: str) -> bool:
+    """So that a picture that is repeated records the path as it was typed, too."""
+    return not place.startswith(SAMPLE_PREFIX) and Path(typed).resolve() == Path(place).resolve()
+
+
 def find_source(entry: Mapping[str, Any], png: Path) -> str:
     """The recorded file, wherever it is now: beside the picture as it was, or as it was typed.
 
@@ -89,7 +94,7 @@ def find_source(entry: Mapping[str, Any], png: Path) -> str:
     for place in [path] if path.startswith(SAMPLE_PREFIX) else [os.fspath(place) for place in places]:
         try:
             if photo_sha256(place) == sha256:
-                return place
+                return typed if _same_file(place, typed) else place
             changed = changed or place
         except (PhotoError, UnknownName):
             continue

@@ -31,6 +31,9 @@ def train(
     ] = None,
 ) -> None:
     """Train what a recipe says. On several devices: accelerate launch -m idpersona.training RECIPE.yaml."""
+    from idpersona.silence import quiet_libraries
+
+    quiet_libraries()
     from idpersona.training.run import run_recipe
 
     print(run_recipe(recipe, output=output, resume=resume, minutes=minutes))

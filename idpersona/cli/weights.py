@@ -62,7 +62,7 @@ def adapter_encoders(name: str, base: str) -> Sequence[str]:
     if weight is not None:
         return [need for need in weight.needs if WEIGHTS[need].kind == "encoder"]
     # A folder of ours says it in a line of JSON; only a published layout has to be loaded to know.
-    from idpersona.cli.output import quiet_libraries
+    from idpersona.silence import quiet_libraries
 
     quiet_libraries()
     if (Path(name) / "adapter.json").is_file():

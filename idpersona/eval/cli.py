@@ -93,10 +93,10 @@ def identity(
     from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance, scales=_numbers(scales))
-    folder = _folder(output, "identity", quick, force)
+    folder, options = _folder(output, "identity", quick, force), _options(adapter, settings)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder(finder.value), "store": PhotoStore()}
-    studio = _studio(base, adapter, plan, batch, cache, device, threads, settings)
+    studio = _studio(base, adapter, plan, batch, cache, device, threads, options)
     report = evaluate_identity(
         studio,
         plan,
@@ -140,9 +140,9 @@ def prompt(
     from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, people=people, steps=steps, guidance=guidance)
-    folder = _folder(output, "prompt", quick, force)
+    folder, options = _folder(output, "prompt", quick, force), _options(adapter, settings)
     judge, store, finder = get_classifier(classifier), PhotoStore(), get_finder("dlib")
-    studio = _studio(base, adapter, plan, batch, cache, device, threads, settings)
+    studio = _studio(base, adapter, plan, batch, cache, device, threads, options)
     names = _names(base, adapter, batch, device, studio)
     report = evaluate_prompt(
         studio, plan, classifier=judge, finder=finder, store=store, scale=scale, cache=cache, settings=names
@@ -180,13 +180,13 @@ def pose(
     from idpersona.training.data.archives import PhotoStore
 
     plan = _plan(protocol, quick, steps=steps, guidance=guidance)
-    folder = _folder(output, "pose", quick, force)
+    folder, options = _folder(output, "pose", quick, force), _options(adapter, settings)
     tools: dict[str, Any] = {
         "finder": get_finder(finder.value),
         "reader": get_finder("dlib"),
         "store": PhotoStore(),
     }
-    studio = _studio(base, adapter, plan, batch, cache, device, threads, settings)
+    studio = _studio(base, adapter, plan, batch, cache, device, threads, options)
     names = _names(base, adapter, batch, device, studio)
     _finish(
         evaluate_pose(studio, plan, **tools, scale=scale, cache=cache, settings=names), folder, force, as_json
@@ -246,7 +246,9 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 def _folder(output: Path | None, kind: str, quick: bool, force: bool) -> Path:
     from idpersona.eval.report import check_writable, report_paths
     from idpersona.images import check_output
+    from idpersona.silence import quiet_libraries
 
+    quiet_libraries()
     folder = output or Path("reports") / (f"{kind}-quick" if quick else kind)
     check_writable(folder)
     for path in report_paths(folder, kind) if folder.is_dir() else ():
@@ -269,7 +271,7 @@ def _studio(
     cache: Path,
     device: str | None,
     threads: int | None,
-    settings: list[str] | None,
+    options: dict[str, Any],
 ) -> Studio:
     from idpersona.adapters import load_adapter
     from idpersona.eval.generation import Studio
@@ -287,11 +289,12 @@ def _studio(
         negative_prompt=plan.negative_prompt,
         batch=batch,
         cache=cache,
-        options=_options(adapter, settings),
+        options=options,
     )
 
 
 def _options(adapter: str, settings: list[str] | None) -> dict[str, Any]:
+    from idpersona.adapters import check_options
     from idpersona.errors import BadInput
     from idpersona.options import parse_option
 
@@ -300,7 +303,12 @@ def _options(adapter: str, settings: list[str] | None) -> dict[str, Any]:
         raise BadInput(f"--set {found[0].name}: there is no adapter that could take it")
     if any(option.adapter for option in found):
         raise BadInput("--set: one adapter is measured, so give NAME=VALUE without an adapter's name")
-    return {option.name: option.value for option in found}
+    options = {option.name: option.value for option in found}
+    if len(options) < len(found):
+        raise BadInput("--set: an option is given twice")
+    if options:
+        check_options(adapter, options)
+    return options
 
 
 def _names(base: str, adapter: str, batch: int, device: str | None, studio: Studio) -> dict[str, Any]:

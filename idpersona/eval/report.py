@@ -76,7 +76,14 @@ class Report:
 
     def text(self) -> str:
         """The table, the notes and how many failures there were."""
+        chosen = {
+            name: value for name, value in self.settings.items() if name not in ("protocol", "split_sha256")
+        }
         lines = [self.table, "", *self.notes]
+        if chosen:
+            lines.append(
+                "measured: " + ", ".join(f"{name} {_plain(value)}" for name, value in chosen.items())
+            )
         if self.failures:
             lines.append(f"left out: {len(self.failures)} (listed in the JSON), first: {self.failures[0]}")
         return "\n".join(lines).rstrip() + "\n"

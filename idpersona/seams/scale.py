@@ -24,14 +24,14 @@ def check_scale(value: object, what: str = "scale") -> float:
     return number
 
 
-def check_window(start: float, end: float) -> None:
+def check_window(start: float, end: float, names: str = "start and end") -> None:
     """Raises BadInput unless 0 <= start < end <= 1 (fractions of the steps)."""
     try:
         valid = 0.0 <= start < end <= 1.0
     except TypeError:
         valid = False
     if not valid:
-        raise BadInput(f"start and end must satisfy 0 <= start < end <= 1, got {start} and {end}")
+        raise BadInput(f"{names} must satisfy 0 <= start < end <= 1, got {start} and {end}")
 
 
 def resolve_scales(

@@ -19,8 +19,8 @@ def tiny_adapter(unet: UNet2DConditionModel) -> dict[str, nn.Module]:
         embedding_dim=EMBEDDING_DIM,
         dim=32,
         depth=2,
-        dim_head=16,
-        heads=2,
+        dim_head=64,  # as published: a checkpoint does not show it
+        heads=1,
         num_tokens=4,
         output_dim=unet.config["cross_attention_dim"],
         ff_mult=2,

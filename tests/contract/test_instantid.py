@@ -20,8 +20,9 @@ from idpersona.adapters import adapter_names, load_adapter
 from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.controlnet_sizes import controlnet_config
-from idpersona.adapters.instantid.convert import read_published, write_published
+from idpersona.adapters.instantid.convert import Published, read_published, write_published
 from idpersona.adapters.instantid.layers import numbered, sdxl_layers
+from idpersona.adapters.instantid.modules import InstantIDProjector
 from idpersona.adapters.loading import base_family
 from idpersona.errors import BadInput, CheckpointError, IdentityFileError, MissingWeights
 from idpersona.identity import Feature, Identity
@@ -205,9 +206,45 @@ def test_controlnet_tensors_without_a_configuration(tmp_path: Path) -> None:
         for key, value in parts["cross_attention"].state_dict().items()
     }
     torch.save({"state_dict": named}, tmp_path / "ip-state.ckpt")
-    found = read_published(tmp_path, dim_head=16)
+    found = read_published(tmp_path)
     assert found.identitynet is not None and _same(found.identitynet, net)
-    assert found.projector is not None and found.projector.config["heads"] == 2
+    assert found.projector is not None and found.projector.config["heads"] == 1
+
+
+def test_another_width_of_heads_survives_the_published_layout(tmp_path: Path) -> None:
+    """No tensor shows it, and with the wrong one the tokens are silently others."""
+    projector = InstantIDProjector(8, 16, 1, 16, 4, 4, 32, 2)
+    write_published(Published(projector), tmp_path)
+    found = read_published(tmp_path).projector
+    assert found is not None and (found.config["dim_head"], found.config["heads"]) == (16, 4)
+    face = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found(face), projector.eval()(face))
+    with pytest.raises(CheckpointError, match="dim_head 48"):
+        read_published(tmp_path, dim_head=48)
+
+
+@pytest.mark.parametrize(
+    ("image_proj", "says"),
+    [
+        ([1], "list"),
+        (3, "int"),
+        (torch.ones(3), "Tensor"),
+        ({"latents": 1}, "no tensors at: latents"),
+        ("nan", "not finite"),
+        ("int", "int64"),
+        ("complex", "complex64"),
+    ],
+)
+def test_what_is_no_projector_is_refused_in_one_line(image_proj: Any, says: str, tmp_path: Path) -> None:
+    if isinstance(image_proj, str):
+        state = tiny_components("instantid-sd15")["projector"].state_dict()
+        kind = {"nan": torch.float32, "int": torch.int64, "complex": torch.complex64}[image_proj]
+        image_proj = state | {"norm_out.bias": torch.full((32,), torch.nan).nan_to_num(0).to(kind)}
+        if kind is torch.float32:
+            image_proj["norm_out.bias"][3] = torch.nan
+    torch.save({"image_proj": image_proj, "ip_adapter": {}}, tmp_path / "ip-adapter.bin")
+    with pytest.raises(CheckpointError, match=says):
+        read_published(tmp_path)
 
 
 def test_the_recorded_sdxl_numbers() -> None:

@@ -118,6 +118,8 @@ def test_poses_that_are_refused() -> None:
         (np.stack([KPS, KPS, KPS]), [me, me]),
         (np.ones((4, 2)), [me]),
         (torch.ones(2, 2), [me]),
+        (torch.full((3, 8, 8), 255.0), [me]),
+        (torch.full((3, 8, 8), torch.nan), [me]),
     ):
         with pytest.raises(BadInput):
             PoseDrawer(pose, people, CONFIG, _unread)

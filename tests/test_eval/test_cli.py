@@ -44,6 +44,7 @@ def test_reconstruction_and_pose_run_from_folders(
     result = json.loads(run("pose", *common, "-o", str(tmp_path / "p")).stdout)
     assert result["settings"]["adapter"] == adapter and len(result["people"]) == 3
     assert result["settings"]["adapter_options"] == {"net_end": 0.5}
+    assert "adapter_options {'net_end': 0.5}" in (tmp_path / "p" / "pose.md").read_text()
     assert (tmp_path / "p" / "pose.png").is_file()
 
 
@@ -81,6 +82,8 @@ BAD = [
     (["prompt", "--guidance", "nan"], "guidance"),
     (["prompt", "--classifier", "labeller"], "did you mean labeler"),
     (["prompt", "--set", "net_end=late"], "NAME=NUMBER"),
+    (["identity", "--set", "net_stop=1"], "net_start, net_end, guess_mode"),
+    (["pose", "--set", "net_end=1", "--set", "net_end=0.5"], "given twice"),
     (["prompt", "--set", "instantid.net_end=1"], "without an adapter"),
     (["prompt", "--adapter", "none", "--set", "net_end=1"], "no adapter"),
     (["reconstruction", "--base", "mimi"], "did you mean mini"),
