@@ -50,7 +50,7 @@ def known_method(name: str) -> str | None:
     if name in METHODS:
         return name
     if name in WEIGHTS:
-        return _method_of(locate(name))
+        return _method_of(locate(name)) if WEIGHTS[name].kind == "adapter" else None
     return _method_of(Path(name)) if Path(name).is_dir() else None
 
 

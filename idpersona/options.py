@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from idpersona.errors import BadInput
@@ -38,12 +39,21 @@ class AdapterOption:
             raise BadInput(f"--set takes NAME=NUMBER, NAME=true or NAME=false, got {self.name}={self.value}")
 
 
-def parse_option(text: str) -> AdapterOption:
-    """``[ADAPTER.]NAME=VALUE``, where VALUE is a number, ``true`` or ``false``.
+def parse_options(texts: Iterable[str]) -> tuple[AdapterOption, ...]:
+    """Each ``[ADAPTER.]NAME=VALUE``, where VALUE is a number, ``true`` or ``false``.
 
     Raises:
-        BadInput: of another form, or an argument that is given in another way.
+        BadInput: of another form, an argument that is given in another way, or one that is given twice.
     """
+    options: dict[tuple[str, str], AdapterOption] = {}
+    for option in map(_parse, texts):
+        if (option.adapter, option.name) in options:
+            raise BadInput(f"--set {option.name} is given twice")
+        options[option.adapter, option.name] = option
+    return tuple(options.values())
+
+
+def _parse(text: str) -> AdapterOption:
     key, _, word = text.partition("=")
     adapter, dot, name = key.rpartition(".")
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from idpersona.silence import quiet_libraries
 from idpersona.training.command import exit_status
 from idpersona.training.run import run_recipe
 
@@ -23,6 +24,7 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, help="stop after so long, with a checkpoint")
     arguments = parser.parse_args()
+    quiet_libraries()
     return exit_status(
         lambda: print(
             run_recipe(

@@ -6,12 +6,10 @@ import sys
 from collections.abc import Callable
 
 from idpersona.errors import IdPersonaError
-from idpersona.silence import quiet_libraries
 
 
 def exit_status(work: Callable[[], None]) -> int:
     """Do ``work``: 0, or 2 on bad input or where the system refuses, with one line on standard error."""
-    quiet_libraries()
     try:
         work()
     except (IdPersonaError, OSError) as error:

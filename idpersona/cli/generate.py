@@ -98,7 +98,7 @@ def generate(
     from idpersona.cli.output import result, spinner
     from idpersona.cli.request import Request, output_paths, recorded_request
     from idpersona.errors import BadInput
-    from idpersona.options import parse_option
+    from idpersona.options import parse_options
     from idpersona.provenance import read_settings
 
     request = Request(
@@ -112,7 +112,7 @@ def generate(
         base=base,
         loras=tuple(arguments.scaled(text, "--lora") for text in lora or ()),
         scale=scale,
-        options=tuple(parse_option(text) for text in settings or ()),
+        options=parse_options(settings or ()),
         steps=steps,
         guidance=guidance,
         size=arguments.size(size) if size is not None else None,

@@ -92,9 +92,6 @@ class Request:
             raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
         if self.identity and self.photos:
             raise BadInput("give --identity or --photo, not both")
-        names = [(option.adapter, option.name) for option in self.options]
-        if len(set(names)) != len(names):
-            raise BadInput(f"--set {max(names, key=names.count)[1]} is given twice")
         if self.identity and self.consent:
             raise BadInput("--consent is for --photo; an identity file carries its own flag")
         if self.identity and self.face is not None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from idpersona.silence import quiet_libraries
+
 if TYPE_CHECKING:
     from idpersona.eval.generation import Studio
     from idpersona.eval.protocol import Protocol
@@ -87,6 +89,7 @@ def identity(
 
     Example: idpersona eval identity --judge mini-judge --judge mobilefacenet
     """
+    quiet_libraries()
     from idpersona.eval.finders import get_finder
     from idpersona.eval.identity import evaluate_identity
     from idpersona.eval.judges import get_judge
@@ -103,7 +106,7 @@ def identity(
         judges=judges,
         **tools,
         cache=cache,
-        settings=_names(base, adapter, batch, device, studio),
+        settings=_names(base, adapter, batch, device, options),
     )
     _finish(report, folder, force, as_json)
 
@@ -134,6 +137,7 @@ def prompt(
 
     Example: idpersona eval prompt --adapter none
     """
+    quiet_libraries()
     from idpersona.eval.attributes import get_classifier
     from idpersona.eval.finders import get_finder
     from idpersona.eval.prompt import evaluate_prompt
@@ -143,7 +147,7 @@ def prompt(
     folder, options = _folder(output, "prompt", quick, force), _options(adapter, settings)
     judge, store, finder = get_classifier(classifier), PhotoStore(), get_finder("dlib")
     studio = _studio(base, adapter, plan, batch, cache, device, threads, options)
-    names = _names(base, adapter, batch, device, studio)
+    names = _names(base, adapter, batch, device, options)
     report = evaluate_prompt(
         studio, plan, classifier=judge, finder=finder, store=store, scale=scale, cache=cache, settings=names
     )
@@ -175,6 +179,7 @@ def pose(
 
     Example: idpersona eval pose --finder yunet
     """
+    quiet_libraries()
     from idpersona.eval.finders import get_finder
     from idpersona.eval.pose import evaluate_pose
     from idpersona.training.data.archives import PhotoStore
@@ -187,7 +192,7 @@ def pose(
         "store": PhotoStore(),
     }
     studio = _studio(base, adapter, plan, batch, cache, device, threads, options)
-    names = _names(base, adapter, batch, device, studio)
+    names = _names(base, adapter, batch, device, options)
     _finish(
         evaluate_pose(studio, plan, **tools, scale=scale, cache=cache, settings=names), folder, force, as_json
     )
@@ -209,6 +214,7 @@ def reconstruction(
 
     Example: idpersona eval reconstruction --base mini
     """
+    quiet_libraries()
     from idpersona.eval.finders import get_finder
     from idpersona.eval.reconstruction import evaluate_reconstruction
     from idpersona.pipelines import load_base
@@ -246,9 +252,7 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 def _folder(output: Path | None, kind: str, quick: bool, force: bool) -> Path:
     from idpersona.eval.report import check_writable, report_paths
     from idpersona.images import check_output
-    from idpersona.silence import quiet_libraries
 
-    quiet_libraries()
     folder = output or Path("reports") / (f"{kind}-quick" if quick else kind)
     check_writable(folder)
     for path in report_paths(folder, kind) if folder.is_dir() else ():
@@ -296,24 +300,24 @@ def _studio(
 def _options(adapter: str, settings: list[str] | None) -> dict[str, Any]:
     from idpersona.adapters import check_options
     from idpersona.errors import BadInput
-    from idpersona.options import parse_option
+    from idpersona.options import parse_options
 
-    found = [parse_option(text) for text in settings or ()]
+    found = parse_options(settings or ())
     if found and adapter == "none":
         raise BadInput(f"--set {found[0].name}: there is no adapter that could take it")
     if any(option.adapter for option in found):
         raise BadInput("--set: one adapter is measured, so give NAME=VALUE without an adapter's name")
     options = {option.name: option.value for option in found}
-    if len(options) < len(found):
-        raise BadInput("--set: an option is given twice")
     if options:
         check_options(adapter, options)
     return options
 
 
-def _names(base: str, adapter: str, batch: int, device: str | None, studio: Studio) -> dict[str, Any]:
+def _names(
+    base: str, adapter: str, batch: int, device: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
     names = {"base": base, "adapter": adapter, "batch": batch, "device": device or "cpu"}
-    return {**names, "adapter_options": studio.options}
+    return {**names, "adapter_options": options}
 
 
 def _finish(report: Report, folder: Path, force: bool, as_json: bool) -> None:
