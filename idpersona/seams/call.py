@@ -7,6 +7,7 @@ A seam never guesses. Which rows are unconditional is read from the pipeline's o
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ class Call:
         guided: the first half of the rows is unconditional (classifier-free guidance in one batch).
         size: latent height and width.
         run: grows by one with every new pipeline call; caches that must not outlive a call compare it.
+        quiet: this pass is one that a seam makes for itself (:func:`quiet_pass`); branches stay out of it.
     """
 
     pipe: Any = None
@@ -33,6 +35,7 @@ class Call:
     guided: bool = False
     size: tuple[int, int] = (0, 0)
     run: int = 0
+    quiet: bool = False
     _timestep: Any = None
     _timesteps: Tensor | None = None
     _values: list[float] = field(default_factory=list)
@@ -110,6 +113,24 @@ class Call:
         return ([0] * conditional if unconditional else own) + own
 
 
+_quiet: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def quiet_pass(model: nn.Module) -> Iterator[None]:
+    """Passes of ``model`` inside are a seam's own: no branch of any adapter acts in them."""
+    _quiet.add(model)
+    try:
+        yield
+    finally:
+        _quiet.discard(model)
+
+
+def is_quiet(model: nn.Module) -> bool:
+    """Whether a pass of ``model`` would be one inside :func:`quiet_pass`."""
+    return model in _quiet
+
+
 def _check_pipeline(pipe: Any) -> None:
     kind = type(pipe)
     if not hasattr(kind, "do_classifier_free_guidance"):
@@ -129,6 +150,9 @@ def call_scope(model: nn.Module, pipe: Any = None) -> Iterator[Call]:
     call = Call(pipe)
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call.quiet = model in _quiet
+        if call.quiet:
+            return
         sample = args[0] if args else kwargs["sample"]
         call.begin(sample, args[1] if len(args) > 1 else kwargs["timestep"])
 

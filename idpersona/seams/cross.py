@@ -39,14 +39,19 @@ class CrossBranch(Protocol):
         ...
 
 
-def cross_layers(model: nn.Module) -> dict[str, Attention]:
-    """The cross-attention layers of a denoiser by module name, in the order of the module tree."""
+def attention_layers(model: nn.Module, *, cross: bool) -> dict[str, Attention]:
+    """Cross- or self-attention layers of a denoiser by module name, in the order of the module tree."""
     inner: nn.Module = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     return {
         name: module
         for name, module in inner.named_modules()
-        if isinstance(module, Attention) and module.is_cross_attention
+        if isinstance(module, Attention) and module.is_cross_attention is cross
     }
+
+
+def cross_layers(model: nn.Module) -> dict[str, Attention]:
+    """The cross-attention layers of a denoiser by module name, in the order of the module tree."""
+    return attention_layers(model, cross=True)
 
 
 @contextlib.contextmanager

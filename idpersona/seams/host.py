@@ -3,12 +3,16 @@
 On diffusers' stock processors the host *is* the layer's processor while branches are in it, and computes
 attention through the layer's sub-modules. A processor it does not know stays in place: a hook on ``to_q``
 gives the query, a pre-hook of ``to_out[0]`` adds the branches' results. Nothing here holds weights.
+
+Mixers stand around the layer's own attention instead of beside it; they see queries, keys and values of all
+rows. That needs the host: they refuse a processor it does not know.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from diffusers.models.attention_processor import Attention
@@ -19,6 +23,11 @@ from idpersona.errors import SeamError
 
 Branch = Callable[[Attention, Tensor, Tensor], Tensor | None]
 """(layer, query [B, N, C], text result before the output projection [B, N, C]) -> what is added, or None."""
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(query, key, value [B, N, C], additive mask [B * heads, 1, N] or None) -> result [B, N, C]."""
+Mixer = Callable[[Attention, Tensor, Tensor, Tensor, Tensor | None, Attend], Tensor]
+"""(layer, query, key, value, mask, the attention to go on with) -> result [B, N, C]."""
 
 
 def _add_branches(branches: list[Branch], attn: Attention, query: Tensor, text: Tensor) -> Tensor:
@@ -37,6 +46,7 @@ class HostProcessor:
         self.name, self.kernel = name, kernel
         self.original = attn.processor
         self.branches: list[Branch] = []
+        self.mixers: list[Mixer] = []
         attn.processor = self  # type: ignore[assignment]
 
     # diffusers passes on only those keyword arguments whose names stand in this signature.
@@ -57,10 +67,23 @@ class HostProcessor:
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], context.shape[0])
         query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)  # type: ignore[misc]
-        text = self.kernel(attn, query, key, value, attention_mask)
+        text = self._attend(attn, len(self.mixers), query, key, value, attention_mask)
         result = _add_branches(self.branches, attn, query, text)
         result = attn.to_out[1](attn.to_out[0](result))  # type: ignore[index]
         return result / attn.rescale_output_factor
+
+    def _attend(
+        self, attn: Attention, mixers: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The layer's attention inside the first ``mixers`` mixers; the last one stands outermost."""
+        if not mixers:
+            return self.kernel(attn, query, key, value, mask)
+        go_on = partial(self._attend, attn, mixers - 1)
+        return self.mixers[mixers - 1](attn, query, key, value, mask, go_on)
+
+    @property
+    def idle(self) -> bool:
+        return not self.branches and not self.mixers
 
     def check(self, attn: Attention) -> None:
         if attn.processor is not self:
@@ -110,6 +133,10 @@ class HookHost:
             attn.register_forward_hook(leave),
         ]
 
+    @property
+    def idle(self) -> bool:
+        return not self.branches
+
     def _unfit(self, attn: Any) -> SeamError:
         kind = type(getattr(attn, "processor", None)).__name__
         return SeamError(
@@ -128,19 +155,24 @@ class HookHost:
 _hosts: weakref.WeakKeyDictionary[nn.Module, HostProcessor | HookHost] = weakref.WeakKeyDictionary()
 
 
-def add_branch(name: str, attn: Attention, branch: Branch) -> None:
-    """Append ``branch`` to the layer's host, which is made if it is the first.
-
-    Raises:
-        SeamError: the user replaced the processor of a layer that already has a host.
-    """
+def _host(name: str, attn: Attention) -> HostProcessor | HookHost:
+    """The layer's host, which is made if there is none; SeamError if its processor was replaced."""
     host = _hosts.get(attn)
     if host is None:
         kernel = stock_kernel(attn)
         host = HookHost(name, attn) if kernel is None else HostProcessor(name, attn, kernel)
         _hosts[attn] = host
     host.check(attn)
-    host.branches.append(branch)
+    return host
+
+
+def add_branch(name: str, attn: Attention, branch: Branch) -> None:
+    """Append ``branch`` to the layer's host, which is made if it is the first.
+
+    Raises:
+        SeamError: the user replaced the processor of a layer that already has a host.
+    """
+    _host(name, attn).branches.append(branch)
 
 
 def remove_branch(attn: Attention, branch: Branch) -> None:
@@ -151,6 +183,34 @@ def remove_branch(attn: Attention, branch: Branch) -> None:
     """
     host = _hosts[attn]
     host.branches[:] = [other for other in host.branches if other is not branch]
-    if not host.branches:
+    _close_if_idle(host, attn)
+
+
+def add_mixer(name: str, attn: Attention, mixer: Mixer) -> None:
+    """Put ``mixer`` around the layer's attention and the mixers that are there.
+
+    Raises:
+        SeamError: the layer's processor is none of diffusers' stock ones, or the user replaced it.
+    """
+    if stock_kernel(attn) is None and not isinstance(_hosts.get(attn), HostProcessor):
+        raise SeamError(
+            f"{type(attn.processor).__name__} in {name} computes its attention in its own way, so nothing can "
+            "be mixed into it: set a stock processor first, unet.set_attn_processor(AttnProcessor2_0())"
+        )
+    host = _host(name, attn)
+    assert isinstance(host, HostProcessor)
+    host.mixers.append(mixer)
+
+
+def remove_mixer(attn: Attention, mixer: Mixer) -> None:
+    """Take ``mixer`` out again, as :func:`remove_branch` does."""
+    host = _hosts[attn]
+    assert isinstance(host, HostProcessor)
+    host.mixers[:] = [other for other in host.mixers if other is not mixer]
+    _close_if_idle(host, attn)
+
+
+def _close_if_idle(host: HostProcessor | HookHost, attn: Attention) -> None:
+    if host.idle:
         del _hosts[attn]
         host.close(attn)

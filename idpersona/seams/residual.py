@@ -68,7 +68,7 @@ class ControlNetBranch:
             raise BadInput(f"{mask.shape[0]} masks for {tokens.shape[0]} identities")
 
     def residuals(self, inputs: dict[str, Any], call: Call) -> Residuals | None:
-        if self.scale == 0.0 or not call.within(self.start, self.end):
+        if self.scale == 0.0 or call.quiet or not call.within(self.start, self.end):
             return None
         half = self.guess_mode and call.guided
 

@@ -112,7 +112,7 @@ class TokenBranch:
         return [name for name, scale in self.scales.items() if scale != 0.0]
 
     def prepare(self, call: Call) -> None:
-        self.active = call.within(self.start, self.end)
+        self.active = not call.quiet and call.within(self.start, self.end)
         if not self.active:
             return
         if torch.is_grad_enabled() or torch.compiler.is_compiling():

@@ -14,18 +14,14 @@ import numpy as np
 from PIL import Image
 
 from idpersona.encoders.alignment import similarity_transform
+from idpersona.encoders.masks import FACE_UNITS
 
 SIDE = 128
 EYE_DISTANCE = 0.30
 EYE_LINE = 0.47
 
-MEAN_FACE = np.array(
-    [[-0.5, 0.0], [0.5, 0.0], [0.003, 0.571], [-0.407, 1.157], [0.421, 1.152]], dtype=np.float64
-)
-"""Left eye, right eye, nose, mouth corners in units of the eye distance, origin between the eyes.
-
-Proportions of the 112x112 ArcFace template (Deng et al., arXiv:1801.07698).
-"""
+MEAN_FACE = FACE_UNITS
+"""Left eye, right eye, nose, mouth corners in units of the eye distance, origin between the eyes."""
 
 
 class Framing(TypedDict, total=False):

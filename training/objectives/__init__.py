@@ -9,7 +9,15 @@ from idpersona.errors import UnknownName
 from idpersona.training.config import Recipe, parse
 from idpersona.training.loop import Objective
 
-KINDS = ("autoencoder", "attributes", "identity-judge", "latent-descriptor", "diffusion")
+KINDS = (
+    "autoencoder",
+    "attributes",
+    "identity-judge",
+    "latent-descriptor",
+    "face-descriptor",
+    "masked-autoencoder",
+    "diffusion",
+)
 
 
 def build_objective(recipe: Recipe) -> Objective:
@@ -39,6 +47,20 @@ def build_objective(recipe: Recipe) -> Objective:
         )
 
         return LatentDescriptorObjective(config(LatentDescriptorConfig))
+    if kind == "face-descriptor":
+        from idpersona.training.objectives.face_descriptor import (
+            FaceDescriptorConfig,
+            FaceDescriptorObjective,
+        )
+
+        return FaceDescriptorObjective(config(FaceDescriptorConfig))
+    if kind == "masked-autoencoder":
+        from idpersona.training.objectives.masked_autoencoder import (
+            MaskedAutoencoderConfig,
+            MaskedAutoencoderObjective,
+        )
+
+        return MaskedAutoencoderObjective(config(MaskedAutoencoderConfig))
     if kind == "diffusion":
         from idpersona.training.objectives.diffusion import DiffusionObjective
         from idpersona.training.objectives.diffusion_config import DiffusionConfig

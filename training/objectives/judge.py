@@ -85,21 +85,28 @@ class JudgeObjective(Objective):
         self.network.save_pretrained(folder / "model")
 
     def _validate(self) -> dict[str, float]:
-        """Area under the curve and best accuracy, over as many pairs of different people as of the same."""
         faces = FaceData.open("validation")
-        embedding = F.normalize(run_over(self.network, range(len(faces)), partial(aligned, faces)), dim=1)
-        cosine = (embedding @ embedding.T).numpy()
-        same = faces.identities[:, None] == faces.identities[None]
-        upper = np.triu(np.ones_like(same), 1)
-        genuine, impostor = np.sort(cosine[same & upper]), cosine[~same & upper]
-        pairs = min(len(genuine), len(impostor))
-        if not pairs:
-            return {"pairs": 0}
-        impostor = np.sort(np.random.default_rng(0).choice(impostor, pairs, replace=False))
-        auc = np.searchsorted(impostor, genuine).mean() / pairs
-        cuts = np.linspace(-1, 1, 401)
-        accuracy = max(((genuine > c).mean() + (impostor <= c).mean()) / 2 for c in cuts)
-        return {"pairs": 2 * pairs, "auc": round(float(auc), 4), "accuracy": round(float(accuracy), 4)}
+        return verification(run_over(self.network, range(len(faces)), partial(aligned, faces)), faces.identities)
+
+
+def verification(embeddings: Tensor, people: np.ndarray) -> dict[str, float]:
+    """How well the cosine of embeddings [N, D] tells whether two photos show one of ``people`` [N].
+
+    Area under the curve and best accuracy, over as many pairs of different people as of the same.
+    """
+    unit = F.normalize(embeddings, dim=1)
+    cosine = (unit @ unit.T).numpy()
+    same = people[:, None] == people[None]
+    upper = np.triu(np.ones_like(same), 1)
+    genuine, impostor = np.sort(cosine[same & upper]), cosine[~same & upper]
+    pairs = min(len(genuine), len(impostor))
+    if not pairs:
+        return {"pairs": 0}
+    impostor = np.sort(np.random.default_rng(0).choice(impostor, pairs, replace=False))
+    auc = np.searchsorted(impostor, genuine).mean() / pairs
+    cuts = np.linspace(-1, 1, 401)
+    accuracy = max(((genuine > c).mean() + (impostor <= c).mean()) / 2 for c in cuts)
+    return {"pairs": 2 * pairs, "auc": round(float(auc), 4), "accuracy": round(float(accuracy), 4)}
 
 
 def aligned(faces: FaceData, row: int, rng: np.random.Generator | None = None) -> np.ndarray:
