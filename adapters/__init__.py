@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
     from idpersona.adapters.base import Adapter
 
-METHODS = {"instantid": ("idpersona.adapters.instantid.adapter", "InstantID")}
+METHODS = {
+    "instantid": ("idpersona.adapters.instantid.adapter", "InstantID"),
+    "infinite-id": ("idpersona.adapters.infinite_id.adapter", "InfiniteID"),
+    "decor": ("idpersona.adapters.decor.adapter", "Decor"),
+}
 """Registry name of a method -> (module, class), imported when it is asked for."""
 
 __all__ = ["METHODS", "adapter_class", "adapter_names", "check_options", "load_adapter"]

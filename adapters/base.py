@@ -6,10 +6,11 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +20,7 @@ from idpersona.identity import Identity
 from idpersona.seams.scale import check_window
 
 FORMAT_VERSION = 1
+_KINDS = {float: "a number", bool: "true or false", str: "a text"}
 People = Identity | Sequence[Identity]
 
 
@@ -33,7 +35,13 @@ class Adapter:
     """Registry name of the method."""
 
     options: ClassVar[Mapping[str, type]] = {}
-    """What ``attach`` takes beside the arguments that all adapters have: name -> ``float`` or ``bool``."""
+    """What ``attach`` takes beside the arguments that all adapters have: name -> ``float``, ``bool``, ``str``."""
+
+    default_scale: ClassVar[float] = 1.0
+    """Strength where none is given."""
+
+    weightless: ClassVar[bool] = False
+    """The method has nothing trained: it is loaded by its name for every base."""
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -84,15 +92,28 @@ class Adapter:
         for name, value in options.items():
             if name not in known:
                 raise BadInput(f"{cls.name} knows no option {name}; it has {', '.join(known)}")
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (isinstance(value, bool) if known[name] is bool else number):
-                kind = "true or false" if known[name] is bool else "a number"
-                raise BadInput(f"{name} of {cls.name} is {kind}, got {value!r}")
+            wanted = known[name]
+            given = float if isinstance(value, (int, float)) and not isinstance(value, bool) else type(value)
+            if given is not wanted:
+                raise BadInput(f"{name} of {cls.name} is {_KINDS[wanted]}, got {value!r}")
         check_window(options.get("start", 0.0), options.get("end", 1.0))
 
     def check_fits(self, unet: nn.Module) -> None:
         """Raises CheckpointError, naming layers, unless the trained parts fit ``unet``."""
         raise NotImplementedError
+
+    def pipeline(self, pipe: Any, identity: People | None = None, **options: Any) -> Callable[..., Any]:
+        """``pipe`` with this adapter attached for the length of every call; arguments as for ``attach``.
+
+        ``draw = adapter.pipeline(pipe, me, scale=0.8); draw("a photo of a man").images``. Between the calls
+        the pipeline is what it was.
+        """
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.attach(pipe, identity, **options):
+                return pipe(*args, **kwargs)
+
+        return call
 
     def read(self, photos: Any, **options: Any) -> Identity:
         """Read an identity from one or more photos with the encoders this adapter needs.
@@ -112,7 +133,9 @@ class Adapter:
 
     @property
     def device(self) -> torch.device:
-        return next(next(iter(self.parts.values())).parameters()).device
+        """Where the trained parts are; the CPU if there are none."""
+        weights = (weight for part in self.parts.values() for weight in part.parameters())
+        return next((weight.device for weight in weights), torch.device("cpu"))
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move the trained parts; returns the adapter itself."""
@@ -165,11 +188,11 @@ class Adapter:
         raise NotImplementedError
 
 
-def read_head(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def read_head(folder: str | os.PathLike[str], name: str = "") -> dict[str, Any]:
     """``adapter.json`` of a saved adapter: ``format_version``, ``method``, ``config``, perhaps ``parts``.
 
     Raises:
-        CheckpointError: missing, damaged, or of a newer version.
+        CheckpointError: missing, damaged, of a newer version, or of another method than ``name``.
     """
     path = Path(folder) / "adapter.json"
     head = read_json(path)
@@ -182,17 +205,19 @@ def read_head(folder: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if not isinstance(head.get("method"), str) or not isinstance(head.get("config"), dict):
         raise CheckpointError(f"{path} states no method and config")
+    if name and head["method"] != name:
+        raise CheckpointError(f"{folder} is an adapter of method '{head['method']}', not {name}")
     parts = head.get("parts", [])
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise CheckpointError(f"{path}: parts must be a list of names")
     return head
 
 
-def as_people(identity: People | None, name: str) -> list[Identity]:
+def as_people(identity: People | None, name: str, kind: str | None = None) -> list[Identity]:
     """One or more identities as a list.
 
     Raises:
-        BadInput: none is given, or something else than identities.
+        BadInput: none is given, something else than identities, or one of another ``kind``.
     """
     people = [identity] if isinstance(identity, Identity) else list(identity or ())
     if not people:
@@ -202,4 +227,24 @@ def as_people(identity: People | None, name: str) -> list[Identity]:
             raise BadInput(
                 f"{name} needs identities, got {type(person).__name__}: read photos with adapter.read"
             )
+        if kind is not None and person.kind != kind:
+            raise BadInput(f"{name} keeps {kind}s: it cannot draw an identity of kind '{person.kind}'")
     return people
+
+
+def feature_rows(
+    person: Identity, encoder: str, dim: int, name: str, *, normalised: bool | None = None
+) -> np.ndarray:
+    """The feature float32 [n, dim] of ``person`` that adapter ``name`` needs.
+
+    Raises:
+        IdentityFileError: there is no feature of ``encoder``.
+        BadInput: it has another length, or is normalised where it must not be, or the other way round.
+    """
+    feature = person.feature(encoder, needed_by=name)
+    if feature.dim != dim:
+        raise BadInput(f"feature '{encoder}' has length {feature.dim}, this {name} takes {dim}")
+    if normalised is not None and feature.normalised != normalised:
+        wanted = "unit length" if normalised else "the encoder's own length"
+        raise BadInput(f"{name} needs vectors of {wanted} from '{encoder}': read again")
+    return feature.values

@@ -29,6 +29,8 @@ def load(
 ) -> Adapter:
     """See :func:`idpersona.adapters.load_adapter`."""
     unet = getattr(base, "unet", None)
+    if name in METHODS and adapter_class(str(name)).weightless:
+        return adapter_class(str(name))(**options)
     folder, method = _find(name, base)
     kind = adapter_class(method)
     if not (folder / "adapter.json").is_file() and isinstance(unet, nn.Module):

@@ -21,7 +21,7 @@ from idpersona.errors import BadInput, IdentityFileError
 from idpersona.images import atomic_output, check_output
 from idpersona.keypoints import check_keypoints
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KINDS = ("face", "object")
 MAX_VALUES = 16_000_000
 MAX_WARNINGS = 1000
@@ -48,11 +48,13 @@ class Feature:
 
     Attributes:
         encoder: name of the encoder in the registry.
-        values: float32 ``[n, dim]``, finite; one row per photo after ``concat``, otherwise one row.
+        values: float32 ``[n, dim]``, finite; ``tokens`` rows per photo, of one photo unless ``concat`` kept
+            several.
         weights_sha256: of the encoder's recognition weights (hex), or "" when unknown.
         preprocessing: name of the recipe from photo to encoder input.
         normalised: True when every row has length 1. InstantID wants rows that are **not** normalised.
         licence: licence of the encoder's weights.
+        tokens: rows that the encoder makes of one photo.
 
     Raises:
         BadInput: any field outside of what is said above.
@@ -64,6 +66,7 @@ class Feature:
     preprocessing: str = ""
     normalised: bool = False
     licence: str = ""
+    tokens: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.encoder, str) or not _NAME.fullmatch(self.encoder):
@@ -74,6 +77,8 @@ class Feature:
             raise _fail(f"{name} must be float32, got {values.dtype}")
         if values.ndim != 2 or 0 in values.shape or values.size > MAX_VALUES:
             raise _fail(f"{name} must have shape [n, dim], got {list(values.shape)}")
+        if type(self.tokens) is not int or self.tokens < 1 or len(values) % self.tokens:
+            raise _fail(f"{name}: {len(values)} rows are no multiple of {str(self.tokens)[:20]} per photo")
         if not np.isfinite(values).all():
             raise _fail(f"{name} holds numbers that are not finite")
         if not isinstance(self.normalised, bool):
@@ -256,6 +261,7 @@ class Identity:
             "encoders": {
                 name: {
                     "rows": int(f.values.shape[0]),
+                    "tokens": f.tokens,
                     "dim": f.dim,
                     "normalised": f.normalised,
                     "preprocessing": f.preprocessing,

@@ -1,9 +1,12 @@
-"""Layout of an identity file, version 1.
+"""Layout of an identity file, versions 1 and 2.
 
 A safetensors file. Tensors, all ``F32``: ``feature.<encoder>`` ``[n, dim]`` for every feature and, for
-faces, ``keypoints`` ``[5, 2]``. Header metadata: ``format`` = ``idpersona.identity``, ``version`` = ``1``,
-and ``identity``, a JSON object with the other fields of :class:`~idpersona.identity.Identity`. Unknown
-tensors and fields are refused: whatever adds meaning gets a new version, and a newer version is refused.
+faces, ``keypoints`` ``[5, 2]``. Header metadata: ``format`` = ``idpersona.identity``, ``version``, and
+``identity``, a JSON object with the other fields of :class:`~idpersona.identity.Identity`. Unknown tensors
+and fields are refused: whatever adds meaning gets a new version, and a newer version is refused.
+
+Version 2 says of every feature how many rows its encoder makes of one photo (``tokens``). Identities without
+such features are still written as version 1, which older readers know.
 """
 
 from __future__ import annotations
@@ -33,10 +36,11 @@ def to_bytes(identity: Identity) -> bytes:
     tensors = {f"feature.{name}": np.array(f.values) for name, f in sorted(identity.features.items())}
     if identity.keypoints is not None:
         tensors["keypoints"] = np.array(identity.keypoints)
+    version = 2 if any(f.tokens > 1 for f in identity.features.values()) else 1
     about = {
         "kind": identity.kind,
         "features": {
-            name: {key: getattr(f, key) for key in sorted(_FEATURE_FIELDS)}
+            name: {key: getattr(f, key) for key in sorted(_feature_fields(version))}
             for name, f in sorted(identity.features.items())
         },
         "image_size": identity.image_size,
@@ -47,7 +51,7 @@ def to_bytes(identity: Identity) -> bytes:
     }
     metadata = {
         "format": FORMAT,
-        "version": str(FORMAT_VERSION),
+        "version": str(version),
         "identity": json.dumps(about, sort_keys=True, ensure_ascii=False),
     }
     return _sorted_header(save(tensors, metadata=metadata))
@@ -96,7 +100,7 @@ def from_bytes(data: bytes, name: str = "identity file") -> Identity:
                 f"{name} has format version {version}, newer than the {FORMAT_VERSION} that this idpersona "
                 "reads: update idpersona"
             )
-        about = _object(header["__metadata__"].get("identity"))
+        about = _object(header["__metadata__"].get("identity"), version)
         tensors = _tensors(data, header, about)
         return _build(about, tensors)
     except IdentityFileError:
@@ -142,7 +146,11 @@ def _version(header: dict[str, Any]) -> int:
     return int(version)
 
 
-def _object(text: object) -> dict[str, Any]:
+def _feature_fields(version: int) -> set[str]:
+    return _FEATURE_FIELDS | {"tokens"} if version > 1 else _FEATURE_FIELDS
+
+
+def _object(text: object, version: int) -> dict[str, Any]:
     if not isinstance(text, str):
         raise BadInput("it holds no description")
     about = json.loads(text, object_pairs_hook=_no_repeats)
@@ -154,7 +162,7 @@ def _object(text: object) -> dict[str, Any]:
     for encoder, entry in about["features"].items():
         if not isinstance(entry, dict):
             raise BadInput(f"feature {encoder[:80]!r} is not an object")
-        _same_names(set(entry), _FEATURE_FIELDS, f"feature {encoder[:80]!r} field")
+        _same_names(set(entry), _feature_fields(version), f"feature {encoder[:80]!r} field")
     for key in ("sources", "warnings"):
         if not isinstance(about[key], list):
             raise BadInput(f"{key} is not a list")

@@ -79,19 +79,20 @@ def _shares(count: int, how: str, weights: Sequence[float] | None) -> np.ndarray
 def _merge(features: list[Feature], how: str, shares: np.ndarray) -> Feature:
     first = features[0]
     for other in features[1:]:
-        for key in ("dim", "normalised", "weights_sha256", "preprocessing"):
+        for key in ("dim", "tokens", "normalised", "weights_sha256", "preprocessing"):
             if getattr(other, key) != getattr(first, key):
                 raise BadInput(f"cannot merge '{first.encoder}': {key} differs between the identities")
     if how == "concat":
         values = np.concatenate([f.values for f in features])
     else:
-        means = np.stack([f.values.astype(np.float64).mean(axis=0) for f in features])
-        values = (shares[:, None] * means).sum(axis=0, keepdims=True)
+        photos = [f.values.astype(np.float64).reshape(-1, f.tokens, f.dim) for f in features]
+        means = np.stack([photo.mean(axis=0) for photo in photos])
+        values = (shares[:, None, None] * means).sum(axis=0)
         if first.normalised:
-            length = float(np.linalg.norm(values))
-            if length < 1e-6:
+            lengths = np.linalg.norm(values, axis=1, keepdims=True)
+            if lengths.min() < 1e-6:
                 raise BadInput(f"cannot merge '{first.encoder}': the features cancel out")
-            values = values / length
+            values = values / lengths
     return Feature(
         encoder=first.encoder,
         values=values.astype(np.float32),
@@ -99,4 +100,5 @@ def _merge(features: list[Feature], how: str, shares: np.ndarray) -> Feature:
         preprocessing=first.preprocessing,
         normalised=first.normalised,
         licence=first.licence,
+        tokens=first.tokens,
     )

@@ -126,7 +126,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "other safetensors": (save({"x": np.zeros(3, np.float32)}), "another kind"),
     "other format": (_meta(format="lora"), "another kind"),
-    "newer version": (_meta(version="2"), "version 2, newer than the 1 .* update idpersona"),
+    "newer version": (_meta(version="3"), "version 3, newer than the 2 .* update idpersona"),
     "version zero": (_meta(version="0"), "below 1"),
     "version text": (_meta(version="one"), "not a number"),
     "version superscript": (_meta(version="²"), "not a number"),

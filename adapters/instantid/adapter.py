@@ -16,17 +16,17 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor, nn
 
-from idpersona.adapters.base import Adapter, People, as_people, read_head
+from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
 from idpersona.adapters.checkpoint import load_component
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.convert import Published, read_published
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.adapters.instantid.pose import PoseDrawer
+from idpersona.adapters.key_values import check_geometry
 from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.keypoints import resize_sizes
 from idpersona.seams.call import Call
-from idpersona.seams.cross import cross_layers
 from idpersona.seams.mask import as_mask
 from idpersona.seams.residual import ControlNetBranch
 from idpersona.seams.scale import check_scale, check_window
@@ -112,9 +112,7 @@ class InstantID(Adapter):
             return cls.from_published(folder, **options)
         if options:
             raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
-        head = read_head(folder)
-        if head["method"] != cls.name:
-            raise CheckpointError(f"{folder} is an adapter of method '{head['method']}', not {cls.name}")
+        head = read_head(folder, cls.name)
         net = folder / "identitynet"
         has_net = "identitynet" in head["parts"] if "parts" in head else net.is_dir()
         return cls(
@@ -161,15 +159,7 @@ class InstantID(Adapter):
 
     def check_fits(self, unet: nn.Module) -> None:
         """Raises CheckpointError unless the cross-attention has exactly the layers and widths of ``unet``."""
-        base = {name: [a.inner_dim, a.cross_attention_dim] for name, a in cross_layers(unet).items()}
-        own = {name: list(size) for name, size in self.cross_attention.config["geometry"].items()}
-        missing = [name for name in base if name not in own]
-        extra = [name for name in own if name not in base]
-        other = [f"{n} {own[n]} instead of {size}" for n, size in base.items() if n in own and own[n] != size]
-        if missing or extra or other:
-            raise CheckpointError.from_keys(
-                f"this InstantID and {type(unet).__name__}", missing, extra, other
-            )
+        check_geometry(self.cross_attention, unet, "InstantID")
 
     @torch.no_grad()
     def tokens(self, people: People) -> Tensor:
@@ -180,20 +170,12 @@ class InstantID(Adapter):
             BadInput: the feature has another length, or is normalised where it must not be.
         """
         rows = []
-        for person in as_people(people, self.name):
-            if person.kind != "face":
-                raise BadInput(f"{self.name} keeps faces: it cannot draw an identity of kind '{person.kind}'")
-            feature = person.feature(self.config.encoder, needed_by=self.name)
-            if feature.dim != self.config.embedding_dim:
-                raise BadInput(
-                    f"feature '{feature.encoder}' has length {feature.dim}, "
-                    f"this {self.name} takes {self.config.embedding_dim}"
-                )
-            if feature.normalised != self.config.normalised:
-                wanted = "unit length" if self.config.normalised else "the encoder's own length"
-                raise BadInput(f"{self.name} needs vectors of {wanted} from '{feature.encoder}': read again")
-            values = torch.tensor(feature.values, device=self.device)
-            rows.append(self.projector(values[None]))
+        for person in as_people(people, self.name, kind="face"):
+            config = self.config
+            values = feature_rows(
+                person, config.encoder, config.embedding_dim, self.name, normalised=config.normalised
+            )
+            rows.append(self.projector(torch.tensor(values, device=self.device)[None]))
         return torch.cat(rows)
 
     @torch.no_grad()

@@ -5,14 +5,12 @@ Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:240
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from idpersona.seams.cross import cross_layers
+from idpersona.adapters.key_values import KeyValueAttention
 
 
 class _PerceiverAttention(nn.Module):
@@ -87,55 +85,7 @@ class InstantIDProjector(ModelMixin, ConfigMixin):
         return self.norm_out(self.proj_out(latents))
 
 
-class IdentityCrossAttention(ModelMixin, ConfigMixin):
-    """Keys and values of the identity tokens for every cross-attention layer of a base.
+class IdentityCrossAttention(KeyValueAttention):
+    """Keys and values of the identity tokens for every cross-attention layer of a base."""
 
-    Args:
-        geometry: {layer name: (channels of the layer, width of a token)}, in the base's order. Parameters
-            are named after the layers: ``<layer name>.to_k_ip.weight`` [channels, width] and ``to_v_ip``.
-    """
-
-    @register_to_config
-    def __init__(self, geometry: Mapping[str, Sequence[int]]):
-        super().__init__()
-        for name, (channels, width) in geometry.items():
-            pair: nn.Module = self
-            for part in name.split("."):
-                if part not in pair._modules:
-                    pair.add_module(part, nn.Module())
-                pair = pair.get_submodule(part)
-            pair.add_module("to_k_ip", nn.Linear(width, channels, bias=False))
-            pair.add_module("to_v_ip", nn.Linear(width, channels, bias=False))
-
-    @property
-    def layers(self) -> list[str]:
-        """Names of the layers, in the order of the geometry."""
-        return list(self.config["geometry"])
-
-    @classmethod
-    def from_unet(cls, unet: nn.Module, *, copy_weights: bool = False) -> IdentityCrossAttention:
-        """Shaped for the cross-attention layers of ``unet``.
-
-        ``copy_weights`` starts training from the base's own text keys and values, as InstantID does.
-        """
-        layers = cross_layers(unet)
-        module = cls({name: (attn.inner_dim, attn.cross_attention_dim) for name, attn in layers.items()})
-        if copy_weights:
-            own = {
-                f"{name}.{kind}_ip.weight": attn.get_submodule(kind).state_dict()["weight"]
-                for name, attn in layers.items()
-                for kind in ("to_k", "to_v")
-            }
-            module.load_state_dict(own)
-        return module
-
-    def forward(
-        self, tokens: Tensor, layers: Sequence[str] | None = None
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Tokens [rows, n, width] to {layer: (keys, values)}, each [rows, n, channels]; None: all layers."""
-        result: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in self.layers if layers is None else layers:
-            pair = self.get_submodule(name)
-            to_k, to_v = pair.get_submodule("to_k_ip"), pair.get_submodule("to_v_ip")
-            result[name] = (to_k(tokens), to_v(tokens))
-        return result
+    suffix = "ip"

@@ -59,6 +59,20 @@ def _buffalo_l(**options: Any) -> Encoder:
     return buffalo_l(**options)
 
 
+def _mini_vit(**options: Any) -> Encoder:
+    from idpersona.encoders.published import mini_vit
+
+    return mini_vit(**options)
+
+
+def _clip_h(**options: Any) -> Encoder:
+    from idpersona.encoders.published import clip_h
+
+    return clip_h(**options)
+
+
 register_encoder("dlib", _dlib)
 register_encoder("antelopev2", _antelopev2)
 register_encoder("buffalo_l", _buffalo_l)
+register_encoder("mini-vit", _mini_vit)
+register_encoder("clip-h", _clip_h)

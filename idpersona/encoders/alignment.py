@@ -66,3 +66,47 @@ def align(
     return Image.fromarray(
         cv2.warpAffine(pixels, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border)
     )
+
+
+FACE_UNITS = np.array(
+    [[-0.5, 0.0], [0.5, 0.0], [0.003, 0.571], [-0.407, 1.157], [0.421, 1.152]], dtype=np.float64
+)
+"""The five keypoints of a face seen from the front, in units of its eye distance, origin between the eyes.
+
+Proportions of the 112x112 ArcFace template (Deng et al., arXiv:1801.07698).
+"""
+
+
+def frame_face(
+    image: Image.Image, keypoints: object, size: int, *, eye_distance: float, eye_line: float
+) -> Image.Image:
+    """Cut a photo to ``size`` x ``size`` pixels around an upright face, RGB.
+
+    Args:
+        keypoints: ``[5, 2]`` pixels of the photo.
+        eye_distance: as a part of the width; all five points take part in the fit.
+        eye_line: height of the eyes, as a part of the height from the top.
+
+    What lies beyond the photo's border repeats its edge pixels. Large photos are shrunk first, so that
+    nothing is skipped over.
+
+    Raises:
+        BadInput: keypoints that cannot be aligned.
+    """
+    import cv2
+
+    target = FACE_UNITS * (eye_distance * size) + np.array([0.5, eye_line]) * size
+    matrix = similarity_transform(keypoints, target)
+    shrink = int(1 / max(float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), 1e-6))
+    photo = image.convert("RGB")
+    if shrink >= 2:
+        photo = photo.reduce(shrink)
+        # Pixel centres: (x + 0.5) / shrink - 0.5 in the smaller photo.
+        matrix = np.concatenate(
+            [matrix[:, :2] * shrink, matrix[:, 2:] + matrix[:, :2] @ np.full((2, 1), (shrink - 1) / 2)],
+            axis=1,
+        )
+    pixels = cv2.warpAffine(
+        np.asarray(photo), matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    return Image.fromarray(pixels)

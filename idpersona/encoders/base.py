@@ -121,6 +121,11 @@ class ObjectEncoder(Protocol):
 Encoder = FaceEncoder | ObjectEncoder
 
 
+def tells_people_apart(encoder: Encoder) -> bool:
+    """Whether ``measure`` and ``threshold`` mean anything: not for encoders of many tokens or of codes."""
+    return getattr(encoder, "comparable", True)
+
+
 def compare_vectors(a: np.ndarray, b: np.ndarray, measure: Measure) -> float:
     """Likeness of two vectors ``[dim]`` by ``measure``; larger is more alike, 1 is equal."""
     a64, b64 = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from idpersona.encoders.alignment import similarity_transform
+from idpersona.encoders.alignment import FACE_UNITS, similarity_transform
 from idpersona.errors import BadInput
 from idpersona.keypoints import check_keypoints
 
-FACE_UNITS = np.array(
-    [[-0.5, 0.0], [0.5, 0.0], [0.003, 0.571], [-0.407, 1.157], [0.421, 1.152]], dtype=np.float64
-)
-"""The five keypoints of a face seen from the front, in units of its eye distance, origin between the eyes.
-
-Proportions of the 112x112 ArcFace template (Deng et al., arXiv:1801.07698).
-"""
 _CENTRE = (0.0, 0.12)
 _RADII = (1.42, 2.0)
 

@@ -11,7 +11,16 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from idpersona.encoders.base import Encoder, Face, FaceEncoder, Faces, ObjectEncoder, compare_vectors, overlap
+from idpersona.encoders.base import (
+    Encoder,
+    Face,
+    FaceEncoder,
+    Faces,
+    ObjectEncoder,
+    compare_vectors,
+    overlap,
+    tells_people_apart,
+)
 from idpersona.encoders.catalogue import Subject, encoder_names, encoder_subject, get_encoder
 from idpersona.encoders.quality import measure_quality
 from idpersona.errors import BadInput, FaceChoiceError, NoFaceFound, PhotoError, UnknownName
@@ -157,18 +166,20 @@ def _read_one(
     first: Face | None = None
     for encoder in encoders:
         if isinstance(encoder, FaceEncoder):
-            found = encoder.detect(opened.image)
-            if not found:
-                raise NoFaceFound(opened.name, found.sizes_tried)
-            if first is None:
-                first = _choose(found, choice, opened.name, doubts)
+            # An encoder that has no detector of its own reads the face that another one found.
+            found = None if first and getattr(encoder, "finder", None) else encoder.detect(opened.image)
+            if found is None and first is not None:
+                taken = first
+            elif not found:
+                raise NoFaceFound(opened.name, () if found is None else found.sizes_tried)
+            elif first is None:
+                first = taken = _choose(found, choice, opened.name, doubts)
                 if first.score < encoder.sure_score:
                     doubts.append("it is not sure that this is a face")
                 doubts += measure_quality(opened.image, first).warnings()
-                taken = first
             else:
                 taken = _same_face(found, first, encoder.name, opened.name)
-            values = encoder.embed(opened.image, taken)[None]
+            values = np.atleast_2d(encoder.embed(opened.image, taken))
         elif isinstance(encoder, ObjectEncoder):
             values = encoder.embed_image(opened.image)
         else:
@@ -180,6 +191,7 @@ def _read_one(
             preprocessing=encoder.preprocessing,
             normalised=encoder.normalised,
             licence=encoder.licence,
+            tokens=getattr(encoder, "tokens", 1),
         )
     identity = Identity(
         kind=subject,
@@ -224,7 +236,7 @@ def _same_face(found: Faces, wanted: Face, encoder: str, name: str) -> Face:
 def _strangers(readings: Sequence[_Reading], encoders: Sequence[Encoder]) -> list[str]:
     """Photos that look like another person than the mean of the remaining ones, by the first face encoder."""
     encoder = encoders[0]
-    if len(readings) < 2 or not isinstance(encoder, FaceEncoder):
+    if len(readings) < 2 or not isinstance(encoder, FaceEncoder) or not tells_people_apart(encoder):
         return []
     vectors = np.stack([reading.vectors[encoder.name] for reading in readings])
     doubts = []

@@ -73,6 +73,20 @@ def _build() -> Mapping[str, Weight]:
             "RGB in [-1, 1], five points aligned as for ArcFace, 64 px crop",
             note="for measuring only: conditions nothing, is in no loss",
         ),
+        _embedded(
+            "mini-vit",
+            "mini-vit",
+            "encoder",
+            "RGB in [-1, 1], face framed by its eyes (distance 0.30, line 0.47), 128 px; 257 tokens of 128",
+            needs=("dlib",),
+        ),
+        _embedded(
+            "infinite-id-mini",
+            "infinite-id-mini",
+            "adapter",
+            "mini-vit's hidden states and the raw 128-d dlib descriptor of one or more photos",
+            needs=("mini", "mini-vit", "dlib"),
+        ),
         _embedded("labeler", "classifiers/labeler", "classifier", face_crop),
         _embedded("attr-judge", "classifiers/attr-judge", "classifier", face_crop, note="for measuring only"),
         Weight(
@@ -106,6 +120,16 @@ def _build() -> Mapping[str, Weight]:
             licence=INSIGHTFACE,
             commercial=False,
             preprocessing=PACK_EYES,
+        ),
+        Weight(
+            name="clip-h",
+            kind="encoder",
+            place="hub",
+            source="h94/IP-Adapter:models/image_encoder",
+            files=_unpinned("config.json", "model.safetensors"),
+            licence="Apache-2.0 (OpenCLIP ViT-H/14, trained on LAION-2B)",
+            commercial=True,
+            preprocessing="RGB, CLIP's mean and spread, 224 px; 257 hidden states of 1280",
         ),
         Weight(
             name="sd15",

@@ -26,6 +26,7 @@ class Call:
         rows: batch rows of this pass (the unconditional half included).
         guided: the first half of the rows is unconditional (classifier-free guidance in one batch).
         size: latent height and width.
+        device: of the latents.
         run: grows by one with every new pipeline call; caches that must not outlive a call compare it.
         quiet: this pass is one that a seam makes for itself (:func:`quiet_pass`); branches stay out of it.
     """
@@ -34,6 +35,7 @@ class Call:
     rows: int = 0
     guided: bool = False
     size: tuple[int, int] = (0, 0)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     run: int = 0
     quiet: bool = False
     _timestep: Any = None
@@ -47,6 +49,7 @@ class Call:
         """Take over the inputs of a new forward pass."""
         self.rows = sample.shape[0]
         self.size = (sample.shape[-2], sample.shape[-1])
+        self.device = sample.device
         self._timestep, self._now = timestep, None
         if self.pipe is None:
             return

@@ -4,49 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from diffusers.models.attention_processor import Attention
 from torch import nn
 
-from idpersona.errors import SeamError
-from idpersona.seams.call import Call, call_scope
-from idpersona.seams.host import Branch, add_branch, remove_branch
+from idpersona.seams.call import Call
+from idpersona.seams.host import add_branch, remove_branch
+from idpersona.seams.layers import LayerBranch, attention_layers, layer_scope
 
-
-class CrossBranch(Protocol):
-    """What an adapter gives to the seam."""
-
-    @property
-    def layers(self) -> Sequence[str]:
-        """Names of the layers it touches, e.g. ``down_blocks.1.attentions.0.transformer_blocks.0.attn2``."""
-        ...
-
-    def prepare(self, call: Call) -> None:
-        """Called before every forward pass; keys and values are computed here, once per pipeline call."""
-        ...
-
-    def at(self, layer: str, call: Call) -> Branch:
-        """The function to be called in ``layer``: from its query and text result [B, N, C] to what is added.
-
-        One object per layer, holding that layer's own tensors: looked up by name inside a compiled block,
-        they would make it compile anew for every layer.
-        """
-        ...
-
-    def release(self) -> None:
-        """Called when the scope ends: let go of what was cached."""
-        ...
-
-
-def attention_layers(model: nn.Module, *, cross: bool) -> dict[str, Attention]:
-    """Cross- or self-attention layers of a denoiser by module name, in the order of the module tree."""
-    inner: nn.Module = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    return {
-        name: module
-        for name, module in inner.named_modules()
-        if isinstance(module, Attention) and module.is_cross_attention is cross
-    }
+CrossBranch = LayerBranch
+"""Its ``at`` gives the function to be called in a layer: from its query and text result [B, N, C] to what is
+added (:data:`idpersona.seams.host.Branch`)."""
 
 
 def cross_layers(model: nn.Module) -> dict[str, Attention]:
@@ -71,21 +40,14 @@ def cross_scope(
         SeamError: a branch names a layer that the model does not have, or the user replaced a processor
             while a branch was in it. On leaving, every other layer is restored before that is raised.
     """
-    layers = cross_layers(model)
-    with contextlib.ExitStack() as stack:
-        shared = call or stack.enter_context(call_scope(model, pipe))
-        for branch in branches:
-            stack.callback(branch.release)
-            for name in branch.layers:
-                if name not in layers:
-                    raise SeamError(f"{type(model).__name__} has no cross-attention layer {name}")
-                term = branch.at(name, shared)
-                add_branch(name, layers[name], term)
-                stack.callback(remove_branch, layers[name], term)
-
-        def before(_module: nn.Module, _args: Any) -> None:
-            for branch in branches:
-                branch.prepare(shared)
-
-        stack.callback(model.register_forward_pre_hook(before).remove)
+    with layer_scope(
+        model,
+        branches,
+        cross_layers(model),
+        add_branch,
+        remove_branch,
+        what="cross-attention",
+        call=call,
+        pipe=pipe,
+    ):
         yield

@@ -48,10 +48,13 @@ def resolve_scales(
     scales = dict.fromkeys(layers, check_scale(scale))
     for pattern, value in (patterns or {}).items():
         number = check_scale(value, f"scale of {pattern}")
-        hits = [n for n in layers if n == pattern or n.startswith(pattern + ".") or fnmatchcase(n, pattern)]
-        if not hits:
-            raise BadInput(
-                f"scale key '{pattern}' matches no cross-attention layer, e.g. {', '.join(layers[:2])}"
-            )
-        scales.update(dict.fromkeys(hits, number))
+        scales.update(dict.fromkeys(matching(layers, pattern, "scale key"), number))
     return scales
+
+
+def matching(layers: Sequence[str], pattern: str, what: str) -> list[str]:
+    """The layers that a pattern (as for :func:`resolve_scales`) matches; BadInput if it matches none."""
+    hits = [n for n in layers if n == pattern or n.startswith(pattern + ".") or fnmatchcase(n, pattern)]
+    if not hits:
+        raise BadInput(f"{what} '{pattern}' matches no attention layer, e.g. {', '.join(layers[:2])}")
+    return hits

@@ -12,6 +12,9 @@ from idpersona.errors import SeamError
 from idpersona.seams.call import call_scope
 from idpersona.seams.cross import CrossBranch, cross_scope
 from idpersona.seams.residual import ResidualBranch, residual_scope
+from idpersona.seams.self_attention import SelfBranch, self_scope
+from idpersona.seams.stream import SecondStream, stream_scope
+from idpersona.seams.text import TextEdit, text_scope
 
 
 def denoiser(pipe: Any) -> nn.Module:
@@ -28,22 +31,36 @@ def denoiser(pipe: Any) -> nn.Module:
 
 @contextlib.contextmanager
 def attach_scope(
-    pipe: Any, *, cross: Sequence[CrossBranch] = (), residual: Sequence[ResidualBranch] = ()
+    pipe: Any,
+    *,
+    cross: Sequence[CrossBranch] = (),
+    self_attention: Sequence[SelfBranch] = (),
+    residual: Sequence[ResidualBranch] = (),
+    streams: Sequence[SecondStream] = (),
+    text: Sequence[TextEdit] = (),
 ) -> Iterator[None]:
     """Attach branches to ``pipe`` and take them out again, however the scope is left.
 
     Branches that touch no layer are left out, so that with nothing to do the pipeline is not touched.
 
     Raises:
-        SeamError: see :func:`cross_scope` and :func:`residual_scope`.
+        SeamError: see :func:`cross_scope`, :func:`self_scope`, :func:`residual_scope`, :func:`stream_scope`
+            and :func:`text_scope`.
     """
     cross = [branch for branch in cross if branch.layers]
-    model = denoiser(pipe)
+    self_attention = [branch for branch in self_attention if branch.layers]
     with contextlib.ExitStack() as stack:
-        if cross or residual:
+        if text:
+            stack.enter_context(text_scope(pipe, text))
+        if cross or self_attention or residual:
+            model = denoiser(pipe)
             call = stack.enter_context(call_scope(model, pipe))
             if cross:
                 stack.enter_context(cross_scope(model, cross, call=call))
+            if self_attention:
+                stack.enter_context(self_scope(model, self_attention, call=call))
             if residual:
                 stack.enter_context(residual_scope(model, residual, call=call))
+            if streams:
+                stack.enter_context(stream_scope(model, streams))
         yield

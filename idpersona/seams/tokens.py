@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def _version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-class _Term:
+class TokenTerm:
     """A token branch in one layer: that layer's keys, values and scale."""
 
     def __init__(self, branch: TokenBranch, layer: str, scale: float, call: Call):
@@ -47,12 +47,16 @@ class _Term:
         if self.keys is None or self.values is None:
             raise SeamError(f"{self.layer} was run outside of its model's forward pass")
         keys, values = self.keys.to(query.dtype), self.values.to(query.dtype)
-        result = self.branch.kernel(attn, query, keys, values, None) * self.scale
+        result = self.attention(attn, query, text, keys, values)
         if self.branch.gate is not None:
             result = result * self.branch.gate.to(result.dtype)
         if self.mask is not None:
             result = result * mask_at(self.mask, self.call.size, query.shape[1], self.layer).to(result.dtype)
         return result
+
+    def attention(self, attn: Any, query: Tensor, text: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """What the branch adds to ``text`` before gate and mask, [rows, N, C]; keys, values [rows, n, C]."""
+        return self.branch.kernel(attn, query, keys, values, None) * self.scale
 
 
 class TokenBranch:
@@ -69,9 +73,12 @@ class TokenBranch:
         start, end: the window of steps, as fractions.
         kernel: how attention is computed, see :mod:`idpersona.attention.kernels`.
 
-    Keys and values are computed once per pipeline call; while gradients are recorded, in every pass.
+    A subclass may merge otherwise, by a ``term`` of its own. Keys and values are computed once per pipeline
+    call; while gradients are recorded, in every pass.
     Layers whose scale is 0 are not touched at all.
     """
+
+    term: ClassVar[type[TokenTerm]] = TokenTerm
 
     def __init__(
         self,
@@ -104,7 +111,7 @@ class TokenBranch:
         else:
             self.scales = resolve_scales(projections.layers, check_scale(scale), scales)
         self.active = False
-        self._terms: list[_Term] = []
+        self._terms: list[TokenTerm] = []
         self._cached: tuple[Any, ...] = ()
 
     @property
@@ -148,8 +155,8 @@ class TokenBranch:
             term.keys, term.values = (keys[rows], values[rows]) if spread else (keys, values)
             term.mask = masks
 
-    def at(self, layer: str, call: Call) -> _Term:
-        term = _Term(self, layer, self.scales[layer], call)
+    def at(self, layer: str, call: Call) -> TokenTerm:
+        term = self.term(self, layer, self.scales[layer], call)
         self._terms.append(term)
         return term
 

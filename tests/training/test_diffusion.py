@@ -20,7 +20,7 @@ from idpersona.training.config import load_recipe
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective, diffusion_data
-from idpersona.training.objectives.diffusion import loss_weight
+from idpersona.training.objectives.denoising import loss_weight
 from idpersona.training.run import run_recipe
 
 BASE = {"unet", "text_encoder"}

@@ -108,7 +108,7 @@ def test_enlarged_photos_say_mostly_that_they_are_of_low_quality(cache):
     rng = np.random.default_rng(0)
 
     def low(rows):
-        said = [made._caption(rows[i % len(rows)], rng) for i in range(200)]
+        said = [made.caption(rows[i % len(rows)], rng) for i in range(200)]
         return np.mean(["blurry" in text or "low " in text for text in said])
 
     assert low(sharp) == 0 and low(enlarged) > 0.55
@@ -116,7 +116,7 @@ def test_enlarged_photos_say_mostly_that_they_are_of_low_quality(cache):
 
 def test_the_tokenizer_knows_the_words_of_captions(cache):
     made = data(vocabulary=1024)
-    captions = [made._caption(row, np.random.default_rng(row)) for row in range(len(made.faces))]
+    captions = [made.caption(row, np.random.default_rng(row)) for row in range(len(made.faces))]
     encoded = made.tokenizer(captions).input_ids
     assert np.mean([len(ids) <= 64 for ids in encoded]) > 0.9, "what the text encoder reads"
     back = made.tokenizer.batch_decode(encoded, skip_special_tokens=True)

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from idpersona.encoders.alignment import similarity_transform
-from idpersona.encoders.masks import FACE_UNITS
+from idpersona.encoders.alignment import FACE_UNITS, similarity_transform
 
 SIDE = 128
 EYE_DISTANCE = 0.30

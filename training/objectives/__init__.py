@@ -17,6 +17,7 @@ KINDS = (
     "face-descriptor",
     "masked-autoencoder",
     "diffusion",
+    "infinite-id",
 )
 
 
@@ -66,4 +67,8 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.diffusion_config import DiffusionConfig
 
         return DiffusionObjective(config(DiffusionConfig), recipe.init_from, Path(recipe.output))
+    if kind == "infinite-id":
+        from idpersona.training.objectives.infinite_id import InfiniteIDObjective, InfiniteIDTrainingConfig
+
+        return InfiniteIDObjective(config(InfiniteIDTrainingConfig), recipe.init_from)
     raise UnknownName("training objective", kind, KINDS)

@@ -12,13 +12,11 @@ the person (so reasons PuLID, arXiv:2404.16022).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -27,70 +25,12 @@ from idpersona.training.checkpoints import checkpoint_folder, latest_checkpoint
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective
+from idpersona.training.objectives.denoising import SCHEDULE, Denoised, Drawn, denoise, draw
 from idpersona.training.objectives.diffusion_config import DiffusionConfig
 from idpersona.training.objectives.diffusion_data import DiffusionBatch, DiffusionData
 from idpersona.training.objectives.diffusion_models import build_base, build_identity, export_base, predict
 from idpersona.training.objectives.likeness import Likeness
 from idpersona.training.weights import require_folder
-
-_NOISE, _DRAWING = 1, 2
-_DRAWING_STEPS = 5
-SCHEDULE: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "prediction_type": "v_prediction",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-}
-"""The last step is nothing but noise (Lin et al., arXiv:2305.08891), and sampling starts there.
-
-Stable Diffusion's own last step leaves 7 % of the latents' amplitude, in which a 16x16 picture's colours and
-outlines can still be read. A model trained on it takes them from there instead of from the prompt and the
-person; from pure noise it then draws the same brown haze for everybody.
-"""
-
-
-def loss_weight(snr: Tensor, gamma: float) -> Tensor:
-    """Weight of the squared v error at signal-to-noise ratio ``snr``: 1 up to ``gamma``, beyond as 1/snr.
-
-    In terms of the clean latents that is min(snr, gamma) + 1. min-SNR itself, min(snr, gamma), gives almost
-    nothing to the noisiest steps, which decide where the face is, whose it is and what the prompt asked for:
-    measured, neither was followed after a thousand steps.
-    """
-    return (snr.clamp(max=gamma) + 1) / (snr + 1)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One prediction of v; ``noisy`` and ``prediction`` [B, C, h, w], ``alpha`` [B, 1, 1, 1]."""
-
-    noisy: Tensor
-    prediction: Tensor
-    alpha: Tensor
-
-    def estimate(self) -> Tensor:
-        """The clean latents that the prediction means."""
-        return self.alpha.sqrt() * self.noisy - (1 - self.alpha).sqrt() * self.prediction
-
-    def signal(self) -> Tensor:
-        """How far the noisy latents of each row are made of the clean ones, [B]: what its estimate counts."""
-        return self.alpha.sqrt().view(-1)
-
-
-@dataclass(frozen=True)
-class Denoised(Drawn):
-    """A prediction for a photo made noisy; ``target`` is the true v."""
-
-    target: Tensor
-
-    def error(self) -> Tensor:
-        """Mean squared error of each row, [B]."""
-        return (self.prediction - self.target).square().mean(dim=(1, 2, 3))
 
 
 class DiffusionObjective(Objective):
@@ -125,15 +65,12 @@ class DiffusionObjective(Objective):
             if self.adapter and self.adapter.identitynet:
                 self.adapter.identitynet.set_attn_processor(AttnProcessor())
         self.trained = nn.ModuleDict(parts)
-        self.alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
         batch = self.data.batch(key).to(self.base.unet.device)
         latents = self.latents(batch.pictures)
         step = self.denoise(batch, latents)
-        error = step.error()
-        snr = (step.alpha / (1 - step.alpha)).view(-1)
-        loss = (loss_weight(snr, self.config.min_snr) * error).mean()
+        error, loss = step.error(), step.loss(self.config.min_snr)
         figures = {"mse": float(error.mean().detach())}
         if 0 < batch.people < len(error):
             figures["with_identity"] = float(error[: batch.people].mean().detach())
@@ -167,36 +104,20 @@ class DiffusionObjective(Objective):
 
     def denoise(self, batch: DiffusionBatch, latents: Tensor) -> Denoised:
         """Add each row's keyed noise to ``latents`` at its timestep, and let the model predict."""
-        noise = batch.key.normal(tuple(latents.shape[1:]), _NOISE).to(latents.device)
-        alpha = self.alphas.to(latents.device)[batch.timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-        return Denoised(
-            noisy=noisy,
-            target=alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,
-            prediction=self._predict(noisy, batch),
-            alpha=alpha,
-        )
+        return denoise(lambda noisy, _: self._predict(noisy, batch), latents, batch.timesteps, batch.key)
 
     def draw(self, batch: DiffusionBatch, shape: Sequence[int]) -> Drawn:
-        """Draw latents of ``shape`` [C, h, w] for each row, from noise up to a random step of the way.
+        """Latents of ``shape`` [C, h, w] for each row, drawn from noise up to a random step of the way."""
+        conditions: Any = None
 
-        Only the prediction at that step records gradients. It is the same step for all rows and processes.
-        """
-        device = self.base.unet.device
-        sampler = DDIMScheduler(**SCHEDULE)
-        sampler.set_timesteps(_DRAWING_STEPS)
-        last = int(batch.key.shared().integers(1, _DRAWING_STEPS))
-        noisy = batch.key.normal(tuple(shape), _DRAWING).to(device)
-        with torch.no_grad():
-            conditions = self._conditions(batch)
-            for timestep in sampler.timesteps[:last]:
-                velocity = self._predict(noisy, batch.at(int(timestep)), conditions)
-                noisy = sampler.step(velocity, int(timestep), noisy, return_dict=False)[0]
-        # Autocast keeps the weights it has cast; those cast here would pass no gradient.
-        torch.clear_autocast_cache()
-        batch = batch.at(int(sampler.timesteps[last]))
-        alpha = self.alphas.to(device)[batch.timesteps].view(-1, 1, 1, 1)
-        return Drawn(noisy=noisy, prediction=self._predict(noisy, batch), alpha=alpha)
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            nonlocal conditions
+            if torch.is_grad_enabled():
+                return self._predict(noisy, batch.at(int(timesteps[0])))
+            conditions = conditions or self._conditions(batch)
+            return self._predict(noisy, batch.at(int(timesteps[0])), conditions)
+
+        return draw(predict, tuple(shape), batch.key, self.base.unet.device)
 
     def _conditions(self, batch: DiffusionBatch) -> tuple[Tensor, Tensor | None]:
         """The encoded captions [B, n, D], and the people's tokens [people, m, D] where there are people."""

@@ -79,6 +79,52 @@ class DiffusionBatch:
         return replace(self, people=len(rows), key=key, **picked)
 
 
+class CaptionedFaces:
+    """All training photos, what is known of them in words, and whom they show.
+
+    ``labeler`` is the folder of the classifier that captions photos without attributes, or None.
+    """
+
+    def __init__(self, labeler: str | None):
+        self.faces = FaceData.open("train")
+        attributes = label_unknown(self.faces, labeler)
+        self.attributes = [
+            {n: bool(v) for n, v in zip(self.faces.attribute_names, row, strict=True) if v >= 0}
+            for row in attributes
+        ]
+        self.weights = sampling_weights(self.faces)
+        by_person: dict[str, list[int]] = {}
+        for row, person in enumerate(self.faces.identities.tolist()):
+            by_person.setdefault(person, []).append(row)
+        self.others = [by_person[p] for p in self.faces.identities.tolist()]
+        self.paired = np.array([r for r, rows in enumerate(self.others) if len(rows) > 1])
+        self.paired_weights = sampling_weights(self.faces, self.paired)
+
+    def require_pairs(self) -> None:
+        """Raises BadInput when nobody has two photos."""
+        if not len(self.paired):
+            raise BadInput("objective.identity needs training people with at least two photos")
+
+    def draw_row(self, rng: np.random.Generator, *, paired: bool) -> int:
+        """A random photo; ``paired``: of somebody with another one."""
+        if paired:
+            return int(self.paired[np.searchsorted(self.paired_weights, rng.random())])
+        return int(np.searchsorted(self.weights, rng.random()))
+
+    def draw_others(self, row: int, rng: np.random.Generator, *, several: float = 0.3) -> np.ndarray:
+        """One other photo of the person of ``row``, or in a share ``several`` of the cases two to four."""
+        others = [r for r in self.others[row] if r != row]
+        count = min(len(others), 1 if rng.random() < 1 - several else int(rng.integers(2, 5)))
+        return rng.choice(others, size=count, replace=False)
+
+    def caption(self, row: int, rng: np.random.Generator) -> str:
+        """One of the many captions of a photo."""
+        attributes = self.attributes[row]
+        enlarged = SOURCES[self.faces.sources[row]] in LOW_QUALITY_SOURCES
+        low = bool(attributes.get("Blurry")) or (enlarged and rng.random() < 0.7)
+        return caption(attributes, rng, low_quality=low)
+
+
 @dataclass(frozen=True)
 class _Sample:
     picture: np.ndarray
@@ -93,7 +139,7 @@ def draw(keypoints: np.ndarray) -> np.ndarray:
     return np.asarray(draw_kps((SIDE, SIDE), keypoints, radius=KPS_RADIUS, stick_width=KPS_STICK_WIDTH))
 
 
-class DiffusionData:
+class DiffusionData(CaptionedFaces):
     """All training photos; framings, captions and references are made anew for every sample."""
 
     def __init__(self, config: DiffusionConfig, tokenizer: CLIPTokenizer | None = None):
@@ -101,27 +147,15 @@ class DiffusionData:
 
         Raises BadInput when samples shall have a person, but nobody has two photos.
         """
+        super().__init__(config.labeler)
         self.config = config
-        self.faces = FaceData.open("train")
-        attributes = label_unknown(self.faces, config.labeler)
-        self.attributes = [
-            {n: bool(v) for n, v in zip(self.faces.attribute_names, row, strict=True) if v >= 0}
-            for row in attributes
-        ]
-        self.weights = sampling_weights(self.faces)
-        by_person: dict[str, list[int]] = {}
-        for row, person in enumerate(self.faces.identities.tolist()):
-            by_person.setdefault(person, []).append(row)
-        self.others = [by_person[p] for p in self.faces.identities.tolist()]
-        self.paired = np.array([r for r, rows in enumerate(self.others) if len(rows) > 1])
-        if config.identity and not len(self.paired):
-            raise BadInput("objective.identity needs training people with at least two photos")
-        self.paired_weights = sampling_weights(self.faces, self.paired)
+        if config.identity:
+            self.require_pairs()
         self.tokenizer = tokenizer or self._learn_tokenizer()
 
     def _learn_tokenizer(self) -> CLIPTokenizer:
         rng = np.random.default_rng(0)
-        texts = [self._caption(int(r), rng) for r in rng.integers(len(self.faces), size=20000)]
+        texts = [self.caption(int(r), rng) for r in rng.integers(len(self.faces), size=20000)]
         with tempfile.TemporaryDirectory() as folder:
             return train_tokenizer(
                 texts, Path(folder), vocabulary=self.config.vocabulary, length=self.config.prompt_length
@@ -157,18 +191,16 @@ class DiffusionData:
 
     def _sample(self, rng: np.random.Generator, *, person: bool) -> _Sample:
         config = self.config
-        if person:
-            row = int(self.paired[np.searchsorted(self.paired_weights, rng.random())])
-        else:
-            row = int(np.searchsorted(self.weights, rng.random()))
+        row = self.draw_row(rng, paired=person)
         picture, keypoints = self.faces.framed_random(row, rng, wide=bool(rng.random() < config.wide))
         offset = float(rng.random())
-        text = self._caption(row, rng)
+        text = self.caption(row, rng)
         drop = rng.random()
         if not person:
             text = "" if drop < config.text_drop else text
             return _Sample(picture, keypoints, offset, text, np.zeros(DESCRIPTOR, np.float32))
-        descriptor = self._reference(row, rng)
+        # Averaged as merged identities are.
+        descriptor = self.faces.descriptors[self.draw_others(row, rng)].mean(0)
         # One draw decides: nobody with a caption, nobody without, somebody without a caption, or all.
         alone, both = config.identity_drop, config.identity_drop + config.both_drop
         if drop < both:
@@ -176,16 +208,3 @@ class DiffusionData:
         if alone <= drop < both + config.caption_drop:
             text = ""
         return _Sample(picture, keypoints, offset, text, descriptor)
-
-    def _reference(self, row: int, rng: np.random.Generator) -> np.ndarray:
-        """Descriptor of one to four other photos of the person, averaged as merged identities are."""
-        others = [r for r in self.others[row] if r != row]
-        count = min(len(others), 1 if rng.random() < 0.7 else int(rng.integers(2, 5)))
-        chosen = rng.choice(others, size=count, replace=False)
-        return self.faces.descriptors[chosen].mean(0)
-
-    def _caption(self, row: int, rng: np.random.Generator) -> str:
-        attributes = self.attributes[row]
-        enlarged = SOURCES[self.faces.sources[row]] in LOW_QUALITY_SOURCES
-        low = bool(attributes.get("Blurry")) or (enlarged and rng.random() < 0.7)
-        return caption(attributes, rng, low_quality=low)

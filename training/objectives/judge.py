@@ -86,7 +86,9 @@ class JudgeObjective(Objective):
 
     def _validate(self) -> dict[str, float]:
         faces = FaceData.open("validation")
-        return verification(run_over(self.network, range(len(faces)), partial(aligned, faces)), faces.identities)
+        return verification(
+            run_over(self.network, range(len(faces)), partial(aligned, faces)), faces.identities
+        )
 
 
 def verification(embeddings: Tensor, people: np.ndarray) -> dict[str, float]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
@@ -84,6 +85,7 @@ class MaskedAutoencoderObjective(Objective):
         if not torch.cuda.is_available():
             # On a CPU the backward pass of the fused attention in bf16 costs more than the plain products.
             self.model.set_attn_implementation("eager")
+        _place(self.model, config)
         self.head = nn.Sequential(
             nn.Linear(config.width, 4 * config.width), nn.GELU(), nn.Linear(4 * config.width, config.width)
         )
@@ -148,3 +150,18 @@ class MaskedAutoencoderObjective(Objective):
             )
             + "\n"
         )
+
+
+@torch.no_grad()
+def _place(model: ViTMAEForPreTraining, config: MaskedAutoencoderConfig) -> None:
+    """Give a fresh model the paper's fixed sine positions and the usual start of its two special tokens.
+
+    transformers leaves all of them at zero for a model that is not loaded: no patch would know its place.
+    """
+    side = SIDE // config.patch
+    grid = get_2d_sincos_pos_embed(config.width, side, output_type="pt")
+    positions = torch.cat([grid.new_zeros(1, config.width), grid]).float()[None]
+    model.vit.embeddings.position_embeddings.copy_(positions)
+    model.decoder.decoder_pos_embed.copy_(positions)
+    nn.init.normal_(model.vit.embeddings.cls_token, std=0.02)
+    nn.init.normal_(model.decoder.mask_token, std=0.02)

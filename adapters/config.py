@@ -1,0 +1,55 @@
+"""What the configurations of adapters share: JSON in and out, every field checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from idpersona.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Base of configurations whose fields are texts, truth values, whole numbers from 1 on, finite numbers
+    from 0 on, or tuples of texts; of which kind a field is, its default says."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, wanted = getattr(self, field.name), type(field.default)
+            if wanted is float and type(value) is int:
+                object.__setattr__(self, field.name, value := float(value))
+            if type(value) is not wanted or not _sensible(value):
+                raise CheckpointError(f"{type(self).__name__}: {field.name} cannot be {value!r}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from parsed JSON.
+
+        Raises:
+            CheckpointError: a field is unknown or of a wrong type; it is named.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise CheckpointError(f"{cls.__name__}: unknown field {', '.join(unknown[:3])}")
+        # JSON has no tuples.
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def _sensible(value: Any) -> bool:
+    if isinstance(value, bool):
+        return True
+    if isinstance(value, int):
+        return value >= 1
+    if isinstance(value, float):
+        return math.isfinite(value) and value >= 0
+    if isinstance(value, tuple):
+        return bool(value) and all(isinstance(part, str) and part for part in value)
+    return bool(value)

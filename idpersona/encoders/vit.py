@@ -1,0 +1,198 @@
+"""Vision transformers of ``transformers`` as encoders: class and patch tokens of a face or of any object.
+
+Any model that ``AutoModel`` loads and that answers with ``last_hidden_state`` will do: CLIP's vision half,
+DINOv2, ViT-MAE, SigLIP, or the small ViT of the embedded model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from idpersona.encoders.alignment import frame_face
+from idpersona.encoders.base import Face, FaceEncoder, Faces, Measure
+from idpersona.encoders.catalogue import get_encoder
+from idpersona.encoders.files import sha256_of
+from idpersona.errors import MissingWeights, first_line
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def all_tokens(model: Any, pictures: Tensor) -> Tensor:
+    """Last hidden states [B, 1 + patches, dim], class token first, of pictures [B, 3, H, W].
+
+    ``ViTMAEModel`` drops and shuffles patches even with a mask ratio of 0, by noise that it draws itself; it
+    is given noise here that keeps all of them in their order.
+    """
+    options: dict[str, Any] = {}
+    if model.config.model_type == "vit_mae":
+        patches = (model.config.image_size // model.config.patch_size) ** 2
+        noise = torch.linspace(0, 1, patches, device=pictures.device)
+        options["noise"] = noise.expand(len(pictures), -1)
+    return model(pictures.to(model.dtype), **options).last_hidden_state
+
+
+class TokenModel:
+    """A vision transformer in a folder: RGB pictures to tokens, float32 on the CPU.
+
+    Args:
+        name: of the weights, for messages.
+        folder: of ``transformers``, with ``config.json`` and safetensors; its ``preprocessor_config.json``
+            says mean and spread of the colours (ImageNet's where there is none).
+
+    Raises:
+        MissingWeights: nothing that can be loaded lies there.
+    """
+
+    def __init__(self, name: str, folder: str | Path):
+        self.name, self.folder = name, Path(folder)
+        if not (self.folder / "config.json").is_file():
+            raise MissingWeights(
+                f"encoder '{name}' needs its weights in {self.folder}: run idpersona models pull {name}"
+            )
+
+    @cached_property
+    def model(self) -> Any:
+        """The network, loaded when it is first needed."""
+        from transformers import AutoModel, CLIPVisionModel
+
+        kind = json.loads((self.folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+        loader: Any = CLIPVisionModel if kind.startswith("clip") else AutoModel
+        try:
+            model: Any = loader.from_pretrained(self.folder, dtype=torch.float32, local_files_only=True)
+        except Exception as error:  # transformers and safetensors share no error type for a damaged folder
+            raise MissingWeights(f"encoder '{self.name}' in {self.folder}: {first_line(error)}") from error
+        model = model.eval().requires_grad_(False)
+        if model.config.model_type == "vit_mae":
+            model.config.mask_ratio = 0.0
+        return model
+
+    @property
+    def side(self) -> int:
+        """Width and height of its pictures in pixels."""
+        return int(self.model.config.image_size)
+
+    @property
+    def dim(self) -> int:
+        """Length of a token."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one picture, the class token among them."""
+        return (self.side // int(self.model.config.patch_size)) ** 2 + 1
+
+    @cached_property
+    def colours(self) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and spread that the red, green and blue of a picture in 0..1 are standardised by."""
+        path = self.folder / "preprocessor_config.json"
+        if not path.is_file():
+            return IMAGENET
+        stated = json.loads(path.read_text(encoding="utf-8"))
+        return stated.get("image_mean", IMAGENET[0]), stated.get("image_std", IMAGENET[1])
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the weight file."""
+        files = sorted([*self.folder.glob("*.safetensors"), *self.folder.glob("pytorch_model*.bin")])
+        if not files:
+            raise MissingWeights(f"encoder '{self.name}': no weights in {self.folder}")
+        return sha256_of(files[0])
+
+    @property
+    def provider(self) -> str:
+        """Device that the network runs on."""
+        return str(self.model.device)
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Tokens float32 [n, tokens, dim] of RGB pictures of the model's size."""
+        mean, spread = (torch.tensor(part).view(1, 3, 1, 1) for part in self.colours)
+        pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
+        values = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / spread
+        return all_tokens(self.model, values.to(self.model.device)).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class FaceFrame:
+    """Where a face stands in the encoder's picture: see :func:`~idpersona.encoders.alignment.frame_face`."""
+
+    eye_distance: float
+    eye_line: float
+
+
+class AlignedFaceTokens:
+    """Tokens of an aligned face. Faces are found by another encoder, whose keypoints align them.
+
+    Args:
+        name: in the registry.
+        model: the network.
+        frame: how the face is framed.
+        finder: name of the face encoder that finds faces when this one is asked alone.
+        licence: of the weights.
+    """
+
+    normalised = False
+    comparable = False
+    measure: Measure = "cosine"
+    threshold = 1.0
+    sure_score = 0.0
+
+    def __init__(self, name: str, model: TokenModel, frame: FaceFrame, *, finder: str, licence: str):
+        self.name, self.model, self.frame, self.finder, self.licence = name, model, frame, finder, licence
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @property
+    def tokens(self) -> int:
+        return self.model.tokens
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.model.weights_sha256
+
+    @property
+    def preprocessing(self) -> str:
+        frame, side = self.frame, self.model.side
+        return (
+            f"RGB, face framed by its eyes (distance {frame.eye_distance}, line {frame.eye_line}), {side} px"
+        )
+
+    @property
+    def provider(self) -> str:
+        return self.model.provider
+
+    def detect(self, image: Image.Image) -> Faces:
+        """The finder's faces."""
+        finder: Any = get_encoder(self.finder)
+        assert isinstance(finder, FaceEncoder)
+        return finder.detect(image)
+
+    def embed(self, image: Image.Image, face: Face) -> np.ndarray:
+        """float32 [tokens, dim] of one face."""
+        return self.embed_many([image], [face])[0]
+
+    def embed_many(self, images: Sequence[Image.Image], faces: Sequence[Face]) -> np.ndarray:
+        """float32 [n, tokens, dim]: one face of each photo."""
+        pictures = [
+            frame_face(
+                image,
+                face.keypoints,
+                self.model.side,
+                eye_distance=self.frame.eye_distance,
+                eye_line=self.frame.eye_line,
+            )
+            for image, face in zip(images, faces, strict=True)
+        ]
+        return self.model(pictures)

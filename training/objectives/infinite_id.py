@@ -1,0 +1,111 @@
+"""Train Infinite-ID's mappers and identity cross-attention on the embedded model (arXiv:2403.11781).
+
+Identity-enhanced training: the text's cross-attention is taken out, and every layer sees the identity tokens
+alone. Nothing else of the base changes, and no prompt has a part in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from transformers import ViTMAEModel
+
+from idpersona.adapters.infinite_id.adapter import InfiniteID
+from idpersona.adapters.infinite_id.config import InfiniteIDConfig
+from idpersona.adapters.infinite_id.modules import InfiniteIDCrossAttention, InfiniteIDMapper
+from idpersona.attention.kernels import Kernel
+from idpersona.encoders.vit import all_tokens
+from idpersona.seams.cross import cross_layers
+from idpersona.training.objectives.diffusion_data import DESCRIPTOR
+from idpersona.training.objectives.diffusion_models import standardise_input
+from idpersona.training.objectives.injection import (
+    InjectionBatch,
+    InjectionConfig,
+    InjectionObjective,
+    frozen,
+)
+
+
+class InfiniteIDTrainingConfig(InjectionConfig):
+    """``vit``: folder of the self-supervised ViT; ``face_tokens``, ``face_hidden``: of the face mapper."""
+
+    kind: Literal["infinite-id"]
+    vit: str
+    face_tokens: int = 4
+    face_hidden: int = 192
+
+
+class IdentityAlone:
+    """The processor of a cross-attention layer that sees identity tokens instead of the text.
+
+    Holds no weights: keys and values [B, n, C] are the layer's part of what is trained.
+    """
+
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
+        self.keys: Any = None
+        self.values: Any = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Any = None,
+        attention_mask: Any = None,
+    ) -> Tensor:
+        to_q, to_out = attn.to_q, attn.to_out
+        result = self.kernel(attn, to_q(hidden_states), self.keys, self.values, None)
+        return to_out[1](to_out[0](result))  # type: ignore[index]
+
+
+class InfiniteIDObjective(InjectionObjective):
+    """See the module's docstring."""
+
+    folder = "infinite-id"
+
+    def __init__(self, config: InfiniteIDTrainingConfig, init_from: str | None):
+        super().__init__(config)
+        self.vit: Any = frozen(ViTMAEModel, config.vit, "self-supervised ViT", "mini-vit")
+        self.hold(self._adapter(config, init_from))
+        self.processors = {name: IdentityAlone(self.kernel) for name in cross_layers(self.unet)}
+        for name, layer in cross_layers(self.unet).items():
+            layer.set_processor(self.processors[name])  # type: ignore[arg-type]
+
+    def _adapter(self, config: InfiniteIDTrainingConfig, init_from: str | None) -> InfiniteID:
+        if init_from:
+            adapter = InfiniteID.from_pretrained(init_from).to(dtype=torch.float32)
+            adapter.check_fits(self.unet)
+            return adapter
+        side = self.vit.config.image_size // self.vit.config.patch_size
+        sizes = InfiniteIDConfig(
+            image_encoder="mini-vit",
+            image_tokens=side * side + 1,
+            image_dim=self.vit.config.hidden_size,
+            face_encoder="dlib",
+            face_dim=DESCRIPTOR,
+            face_tokens=config.face_tokens,
+            face_hidden=config.face_hidden,
+            output_dim=self.unet.config["cross_attention_dim"],
+        )
+        mapper = InfiniteIDMapper(**sizes.mapper_sizes())
+        standardise_input(mapper.face_mapper[0], self.data.faces.descriptors)  # type: ignore[arg-type]
+        attention = InfiniteIDCrossAttention.from_unet(self.unet, copy_weights=True)
+        return InfiniteID(mapper, attention, sizes)
+
+    def conditions(self, batch: InjectionBatch) -> Tensor:
+        self.vit.to(batch.references.device)
+        with torch.no_grad():
+            seen = all_tokens(self.vit, batch.references).float()
+        known = batch.somebody.float()
+        adapter: Any = self.adapter
+        return adapter.mapper(seen * known[:, None, None], batch.descriptors * known[:, None])
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, people: Tensor) -> Tensor:
+        adapter: Any = self.adapter
+        for name, (keys, values) in adapter.cross_attention(people).items():
+            processor = self.processors[name]
+            processor.keys, processor.values = keys, values
+        return self.unet(noisy, timesteps, people, return_dict=False)[0]

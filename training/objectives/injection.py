@@ -1,0 +1,266 @@
+"""Train an adapter on a base that stays as it is: what all such objectives share.
+
+A sample is a photo made noisy and one or more reference photos of the same person, mostly others than it, so
+that copying a reference cannot pay alone. Beside the denoising error there is the identity loss of
+``diffusion.py`` on estimated clean latents, of the photo and of what the model begins from pure noise itself.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from idpersona.adapters.base import Adapter
+from idpersona.adapters.checkpoint import load_component
+from idpersona.attention.kernels import Kernel, eager, sdpa
+from idpersona.training.data.pictures import jitter, to_tensor
+from idpersona.training.keyed import StepKey
+from idpersona.training.latents import Latents
+from idpersona.training.loop import Objective
+from idpersona.training.objectives.denoising import denoise, draw
+from idpersona.training.objectives.diffusion_data import CaptionedFaces
+from idpersona.training.objectives.likeness import Likeness
+from idpersona.training.weights import channels_last, require_folder
+
+_CHOICE = 0
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class InjectionConfig(BaseModel):
+    """What every adapter is trained on.
+
+    Attributes:
+        base: folder of the text-to-image pipeline, which is not changed.
+        labeler: folder of the attribute classifier that captions photos without attributes, or null.
+        same_photo: share of the samples whose reference is the very photo that is drawn.
+        caption_drop, identity_drop, both_drop: shares that see no caption, nobody (zeros for every feature),
+            and neither.
+        min_snr: gamma of ``loss_weight``.
+        latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
+        likeness: weight of the identity loss that it gives.
+        drawn: share of each batch whose people the model besides draws from noise itself, up to a random step
+            at which the identity loss is taken.
+        drawn_from: first training step with such drawings; before it they are no faces yet.
+        wide: share of samples in a framing from the whole range of poses.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str
+    labeler: str | None = None
+    same_photo: Share = 0.3
+    caption_drop: Share = 0.05
+    identity_drop: Share = 0.05
+    both_drop: Share = 0.05
+    min_snr: float = Field(5.0, gt=0)
+    latent_descriptor: str | None = None
+    likeness: float = Field(1.0, ge=0)
+    drawn: Share = 0.25
+    drawn_from: int = Field(300, ge=0)
+    wide: Share = 0.25
+
+
+@dataclass(frozen=True)
+class InjectionBatch:
+    """One step's samples.
+
+    Attributes:
+        pictures: float32 [B, 3, 128, 128] in [-1, 1], what is drawn.
+        timesteps: int64 [B] in 0..999.
+        token_ids: captions, int64 [B, prompt_length].
+        references: float32 [B, 3, 128, 128] in [-1, 1], a photo of the person in the standard framing.
+        reference_points: keypoints in it, float32 [B, 5, 2] pixels.
+        descriptors: float32 [B, 128], of the person.
+        somebody: bool [B]; False where the person is kept from the model.
+        key: names the rows.
+    """
+
+    pictures: Tensor
+    timesteps: Tensor
+    token_ids: Tensor
+    references: Tensor
+    reference_points: Tensor
+    descriptors: Tensor
+    somebody: Tensor
+    key: StepKey
+
+    def to(self, device: torch.device) -> InjectionBatch:
+        """The same batch with its tensors on ``device``."""
+        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
+
+    def first(self, rows: int) -> InjectionBatch:
+        """Its first ``rows`` rows."""
+        key = replace(self.key, indices=list(self.key.indices)[:rows])
+        return replace(self, key=key, **{name: value[:rows] for name, value in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+class InjectionData(CaptionedFaces):
+    """Photos with references, both framed anew for every sample."""
+
+    def __init__(self, config: InjectionConfig, tokenizer: CLIPTokenizer):
+        """Raises BadInput when nobody has two photos."""
+        super().__init__(config.labeler)
+        self.config, self.tokenizer = config, tokenizer
+        self.require_pairs()
+
+    def batch(self, key: StepKey) -> InjectionBatch:
+        """The samples of ``key``."""
+        samples = [self._sample(key.rng(i, _CHOICE)) for i in key.indices]
+        offsets = [s["offset"] for s in samples]
+        # Strata over the batch: timesteps spread alike in every step, which steadies the gradient.
+        pairs = zip(key.strata(), offsets, strict=True)
+        timesteps = torch.tensor([int(1000 * (stratum + offset) / key.total) for stratum, offset in pairs])
+        ids = self.tokenizer(
+            [s["text"] for s in samples], padding="max_length", truncation=True, return_tensors="pt"
+        ).input_ids
+        return InjectionBatch(
+            pictures=to_tensor([s["picture"] for s in samples]),
+            timesteps=timesteps.clamp(0, 999),
+            token_ids=ids,
+            references=to_tensor([s["reference"] for s in samples]),
+            reference_points=torch.from_numpy(np.stack([s["points"] for s in samples])),
+            descriptors=torch.from_numpy(np.stack([s["descriptor"] for s in samples])),
+            somebody=torch.tensor([s["somebody"] for s in samples]),
+            key=key,
+        )
+
+    def _sample(self, rng: np.random.Generator) -> dict[str, Any]:
+        config = self.config
+        row = self.draw_row(rng, paired=True)
+        picture, _ = self.faces.framed_random(row, rng, wide=bool(rng.random() < config.wide))
+        offset, text = float(rng.random()), self.caption(row, rng)
+        others = self.draw_others(row, rng, several=0.0)
+        source = row if rng.random() < config.same_photo else int(others[0])
+        reference, points = self.faces.framed_random(source, rng, wide=False)
+        drop = rng.random()
+        # One draw decides: nobody with a caption, nobody without, somebody without a caption, or all.
+        alone, both = config.identity_drop, config.identity_drop + config.both_drop
+        return {
+            "picture": picture,
+            "offset": offset,
+            "text": "" if alone <= drop < both + config.caption_drop else text,
+            "reference": jitter(reference, rng) if rng.random() < 0.5 else reference,
+            "points": points,
+            "descriptor": self.faces.descriptors[source],
+            "somebody": bool(drop >= both),
+        }
+
+
+class InjectionObjective(Objective):
+    """See the module's docstring. A method says what it is conditioned on and how that enters the U-Net."""
+
+    adapter: Adapter
+    folder: str
+    """Name of the adapter's folder in the output."""
+
+    def __init__(self, config: InjectionConfig):
+        self.config = config
+        base = require_folder(config.base, "text-to-image model", "mini")
+        pipe: Any = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
+        self.latents = Latents(str(Path(base) / "vae"))
+        self.unet: Any = channels_last(pipe.unet.requires_grad_(False))
+        self.text_encoder: Any = pipe.text_encoder.requires_grad_(False)
+        self.data = InjectionData(config, pipe.tokenizer)
+        self.likeness = None
+        if config.latent_descriptor:
+            self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)
+        self.kernel: Kernel = sdpa
+        if not torch.cuda.is_available():
+            # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
+            self.kernel = eager
+            self.unet.set_attn_processor(AttnProcessor())
+            self.text_encoder.set_attn_implementation("eager")
+
+    def hold(self, adapter: Adapter) -> None:
+        """Take over the adapter that is trained; called at the end of a method's ``__init__``."""
+        self.adapter = adapter
+        self.trained = nn.ModuleDict(adapter.parts)
+
+    @abstractmethod
+    def conditions(self, batch: InjectionBatch) -> Tensor:
+        """What the model is told of each row's person, [B, n, D]."""
+
+    @abstractmethod
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, people: Tensor) -> Tensor:
+        """v [B, C, h, w] for encoded captions ``text`` [B, m, d] and :meth:`conditions` ``people``."""
+
+    def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
+        batch = self.data.batch(key).to(self.device)
+        latents = self.latents(batch.pictures)
+        step = denoise(self._predictor(batch), latents, batch.timesteps, batch.key)
+        loss = step.loss(self.config.min_snr)
+        figures = {"mse": float(step.error().mean().detach())}
+        for name, share, unlike in self._unlike(batch, latents, step):
+            figures[name] = float(unlike.detach())
+            loss = loss + self.config.likeness * share * unlike
+        return loss, figures
+
+    @property
+    def device(self) -> torch.device:
+        """Where the adapter is trained; the frozen models follow it."""
+        device = self.adapter.device
+        if self.unet.device != device:
+            self.unet.to(device)
+            self.text_encoder.to(device)
+        return device
+
+    def _unlike(self, batch: InjectionBatch, latents: Tensor, step: Any) -> list[tuple[str, float, Tensor]]:
+        """Terms of the identity loss: name, share of the batch that it is the mean of, and its value."""
+        if self.likeness is None or not self.config.likeness:
+            return []
+        known = step.signal() * batch.somebody.float()
+        terms = [("unlike", 1.0, self.likeness.to_photos(step.estimate(), latents, known))]
+        rows = round(self.config.drawn * len(latents))
+        if rows and batch.key.step >= self.config.drawn_from:
+            part = batch.first(rows)
+            own = draw(self._predictor(part), tuple(latents.shape[1:]), part.key, latents.device)
+            wanted = part.descriptors * part.somebody[:, None]
+            unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal())
+            terms.append(("unlike_drawn", rows / len(latents), unlike))
+        return terms
+
+    def _predictor(self, batch: InjectionBatch) -> Any:
+        """The model as a function of noisy latents and timesteps; its conditions are encoded once for each
+        of the two modes, with and without gradients."""
+        with torch.no_grad():
+            text = self.text_encoder(batch.token_ids)[0]
+        kept: dict[bool, Tensor] = {}
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            mode = torch.is_grad_enabled()
+            if mode not in kept:
+                kept[mode] = self.conditions(batch)
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            return self.predict(noisy, timesteps, text, kept[mode]).float()
+
+        return predict
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter as a folder of its own."""
+        self.adapter.save_pretrained(folder / self.folder)
+
+
+def frozen(component: Any, folder: str, what: str, recipe: str) -> Any:
+    """A trained network of class ``component`` in ``folder``, as part of what an adapter is told.
+
+    Raises MissingWeights naming the ``recipe`` that makes it.
+    """
+    path = require_folder(folder, what, recipe)
+    if hasattr(component, "load_config"):
+        return load_component(component, path).float().requires_grad_(False).eval()
+    return component.from_pretrained(path, dtype=torch.float32).requires_grad_(False).eval()
