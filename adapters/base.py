@@ -35,7 +35,7 @@ class Adapter:
     """Registry name of the method."""
 
     options: ClassVar[Mapping[str, type]] = {}
-    """What ``attach`` takes beside the arguments that all adapters have: name -> ``float``, ``bool``, ``str``."""
+    """What ``attach`` takes beside what all adapters have: name -> ``float``, ``bool`` or ``str``."""
 
     default_scale: ClassVar[float] = 1.0
     """Strength where none is given."""
@@ -167,6 +167,7 @@ class Adapter:
             with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as place:
                 new, old = Path(place, "new"), Path(place, "old")
                 old.mkdir()
+                new.mkdir()
                 for name, part in self.parts.items():
                     part.save_pretrained(new / name, safe_serialization=True)  # type: ignore[operator]
                 (new / "adapter.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")

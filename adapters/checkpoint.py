@@ -128,7 +128,10 @@ def load_component(kind: type[Any], folder: Path) -> Any:
     file = next(_weight_files(folder), None)
     if file is None:
         raise CheckpointError(f"{folder} holds no diffusion_pytorch_model.safetensors")
-    return fill(build(kind, config, str(folder)), only_tensors(read_tensors(file), str(file)), str(file))
+    # In memory of their own: kernels choose their order of summing by where in memory a tensor begins, and a
+    # tensor of a mapped file begins anywhere.
+    state = {key: value.clone() for key, value in only_tensors(read_tensors(file), str(file)).items()}
+    return fill(build(kind, config, str(folder)), state, str(file))
 
 
 def build(kind: type[Any], config: Mapping[str, Any], where: str) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from idpersona.adapters.base import Adapter, People, read_head
 from idpersona.adapters.decor.projection import decor
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.seams.scale import check_scale
 from idpersona.seams.scope import attach_scope
@@ -33,7 +33,8 @@ class Choice:
 
     Attributes:
         words: words of the prompt, separated by commas.
-        prompt: a second prompt; those of its words count that the user's own prompt does not have.
+        prompt: a second prompt; those of its words count that the user's own prompt does not have (all, where
+            the pipeline is given embeddings instead of words).
         padding: this many of the strongest axes of the padding.
         keep: words of the prompt, separated by commas, whose span stays as it is.
         axes: at most so many axes are taken out, the strongest; None takes all.
@@ -80,11 +81,14 @@ class Edit:
             other = None if second is None else second.prompt[0, :, encoder.columns]
             for row in range(rows):
                 own = embeds.prompt[row, :, encoder.columns]
-                undesired = self._undesired(encoder, encoder.prompt_of(row, rows), own, other)
+                # Embeddings given instead of words: a second prompt needs no words of the first.
+                given = encoder.prompts is None and choice.prompt and not choice.keep
+                text = "" if given else encoder.prompt_of(row, rows)
+                undesired = self._undesired(encoder, text, own, other)
                 if not len(undesired):
                     continue
                 found += 1
-                keep = self._kept(encoder, encoder.prompt_of(row, rows), own)
+                keep = self._kept(encoder, text, own)
                 prompt[row, :, encoder.columns] = self._project(own, undesired, keep)
                 if choice.both and negative is not None and embeds.negative is not None:
                     per = rows // len(negative)
@@ -162,7 +166,10 @@ class Decor(Adapter):
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
         """From a folder that ``save_pretrained`` wrote; nothing of it is needed, see ``load_adapter``."""
-        read_head(folder, cls.name)
+        if options:
+            raise BadInput(f"decor has no configuration: no {', '.join(options)} can be given")
+        if config := read_head(folder, cls.name)["config"]:
+            raise CheckpointError(f"{folder}: decor has no configuration, got {', '.join(config)}")
         return cls()
 
     def check_fits(self, unet: nn.Module) -> None:

@@ -1,9 +1,10 @@
 """Infinite-ID: identity tokens beside the text, and self-attention that also sees the picture without them.
 
-Paper: Infinite-ID: Identity-preserved Personalization via ID-semantics Decoupling Paradigm (arXiv:2403.11781).
-No code and no weights of it are public; this is built from the paper's description. A second stream draws the
-prompt alone; at every step the picture's self-attention reads its keys and values too, which keeps the meaning
-of the prompt, while the identity's cross-attention, trained without any text, keeps the person.
+Paper: Infinite-ID: Identity-preserved Personalization via ID-semantics Decoupling Paradigm
+(arXiv:2403.11781). No code and no weights of it are public; this is built from the paper's description. A
+second stream draws the prompt alone; at every step the picture's self-attention reads its keys and values,
+too, which keeps the meaning of the prompt, while the identity's cross-attention, trained without any text,
+keeps the person.
 """
 
 from __future__ import annotations

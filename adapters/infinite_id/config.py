@@ -12,7 +12,7 @@ class InfiniteIDConfig(AdapterConfig):
     """Sizes and encoders; the defaults are those of SDXL as the paper describes them, or our own choice.
 
     Attributes:
-        image_encoder: registry name of the encoder whose hidden states are read (257 x 1280 for CLIP ViT-H/14).
+        image_encoder: registry name of the encoder whose hidden states are read (CLIP ViT-H/14: 257 x 1280).
         image_tokens, image_dim: rows and length of its feature of one photo.
         face_encoder, face_dim: registry name and length of the face vector.
         face_tokens: tokens made of the face vector.

@@ -1,7 +1,7 @@
 """Infinite-ID's trained parts.
 
-Paper: Infinite-ID: Identity-preserved Personalization via ID-semantics Decoupling Paradigm (arXiv:2403.11781).
-It gives no sizes for its two mappers; those here are our own choice.
+Paper: Infinite-ID: Identity-preserved Personalization via ID-semantics Decoupling Paradigm
+(arXiv:2403.11781). It gives no sizes for its two mappers; those here are our own choice.
 """
 
 from __future__ import annotations

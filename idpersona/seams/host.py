@@ -194,8 +194,8 @@ def add_mixer(name: str, attn: Attention, mixer: Mixer) -> None:
     """
     if stock_kernel(attn) is None and not isinstance(_hosts.get(attn), HostProcessor):
         raise SeamError(
-            f"{type(attn.processor).__name__} in {name} computes its attention in its own way, so nothing can "
-            "be mixed into it: set a stock processor first, unet.set_attn_processor(AttnProcessor2_0())"
+            f"{type(attn.processor).__name__} in {name} computes attention in its own way, nothing can be "
+            "mixed into it: set a stock processor first, unet.set_attn_processor(AttnProcessor2_0())"
         )
     host = _host(name, attn)
     assert isinstance(host, HostProcessor)

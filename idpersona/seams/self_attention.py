@@ -59,21 +59,19 @@ def adain_mean(values: Tensor, reference: Tensor) -> Tensor:
 
 
 class Source(Protocol):
-    """Where the other keys and values come from."""
+    """Where the other keys and values come from.
+
+    Attributes:
+        recording: the pass under way is there to give keys and values, not to read them.
+    """
+
+    recording: bool
 
     def rows(self, call: Call) -> tuple[list[int], list[int]] | None:
         """Rows that read, and the row of the batch that each reads.
 
-        None: all rows read, each its own row of :meth:`taken`.
+        None: all rows read, each the same row of the last pass that was recorded.
         """
-        ...
-
-    def offer(self, layer: str, key: Tensor, value: Tensor) -> bool:
-        """Keys and values [B, N, C] pass by in ``layer``; True if this pass is there to give, not to read."""
-        ...
-
-    def taken(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, N, C] for all rows; asked only where :meth:`rows` is None."""
         ...
 
 
@@ -89,6 +87,7 @@ class BatchSource:
         if not pairs or any(not isinstance(n, int) or n < 0 for pair in pairs.items() for n in pair):
             raise BadInput(f"pairs of pictures are whole numbers from 0 on, got {dict(pairs)}")
         self.pairs = dict(pairs)
+        self.recording = False
 
     def rows(self, call: Call) -> tuple[list[int], list[int]]:
         pictures = call.rows // 2 if call.guided else call.rows
@@ -98,27 +97,28 @@ class BatchSource:
         readers = [half + n for half in halves for n in self.pairs]
         return readers, [half + n for half in halves for n in self.pairs.values()]
 
-    def offer(self, layer: str, key: Tensor, value: Tensor) -> bool:
-        return False
-
-    def taken(self, layer: str) -> tuple[Tensor, Tensor]:
-        raise SeamError("a batch's rows are read from the batch")
-
 
 class _Mixed:
     """A mixed branch around one layer."""
 
     def __init__(self, branch: MixedBranch, layer: str, call: Call):
         self.branch, self.layer, self.call = branch, layer, call
+        self.key: Tensor | None = None
+        self.value: Tensor | None = None
 
     def __call__(
         self, attn: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, attend: Attend
     ) -> Tensor:
         branch = self.branch
-        if branch.source.offer(self.layer, key, value) or not branch.active:
+        if branch.source.recording:
+            self.key, self.value = key, value
+            return attend(query, key, value, mask)
+        if not branch.active:
             return attend(query, key, value, mask)
         if branch.pairs is None:
-            others = branch.source.taken(self.layer)
+            if self.key is None or self.value is None:
+                raise SeamError(f"{self.layer} has nothing to read: its stream was not drawn in this step")
+            others = (self.key, self.value)
             mixed = self._mix(attn, query, key, value, others, mask, attend)
             if branch.region is None:
                 return mixed
@@ -156,7 +156,7 @@ class _Mixed:
 
     def _inside(self, mixed: Tensor, own: Tensor, region: Tensor) -> Tensor:
         where = mask_at(region, self.call.size, own.shape[1], self.layer).to(own.dtype)
-        return own + where * (mixed - own)
+        return torch.lerp(own, mixed, where)  # exact at 0 and at 1
 
 
 class MixedBranch:
@@ -191,6 +191,7 @@ class MixedBranch:
         self.active = False
         self.pairs: tuple[list[int], list[int]] | None = None
         self.region: Tensor | None = None
+        self._terms: list[_Mixed] = []
 
     def prepare(self, call: Call) -> None:
         self.active = not call.quiet and call.within(self.start, self.end)
@@ -202,7 +203,11 @@ class MixedBranch:
             self.region = self.mask[rows].to(call.device)
 
     def at(self, layer: str, call: Call) -> _Mixed:
-        return _Mixed(self, layer, call)
+        term = _Mixed(self, layer, call)
+        self._terms.append(term)
+        return term
 
     def release(self) -> None:
-        self.pairs = self.region = None
+        for term in self._terms:
+            term.key = term.value = None
+        self._terms, self.pairs, self.region = [], None, None

@@ -38,18 +38,9 @@ class SecondStream:
         self._run = 0
         self._scheduler: Any = None
         self._generator: torch.Generator | None = None
-        self._taken: dict[str, tuple[Tensor, Tensor]] = {}
 
     def rows(self, call: Call) -> None:
         return None
-
-    def offer(self, layer: str, key: Tensor, value: Tensor) -> bool:
-        if self.recording:
-            self._taken[layer] = (key, value)
-        return self.recording
-
-    def taken(self, layer: str) -> tuple[Tensor, Tensor]:
-        return self._taken[layer]
 
     @torch.no_grad()
     def advance(self, model: nn.Module, inputs: dict[str, Any]) -> None:
@@ -58,7 +49,6 @@ class SecondStream:
         call.begin(sample, timestep)
         step, steps = call.step()
         if (step + 1) / steps > self.end and self.end < 1.0:
-            self._taken.clear()
             return
         channels = self.pipe.vae.config["latent_channels"]
         if call.run != self._run or self.latents is None:
@@ -72,7 +62,8 @@ class SecondStream:
         try:
             with quiet_pass(model):
                 given = torch.cat([scaled.to(sample.dtype), sample[:, channels:]], dim=1)
-                velocity = model(**inputs | {"sample": given, "return_dict": False})[0]
+                rest = {name: inputs[name] for name in inputs if name not in ("sample", "timestep")}
+                velocity = model(given, timestep, **rest | {"return_dict": False})[0]
         finally:
             self.recording = False
         if call.guided:
@@ -102,7 +93,6 @@ class SecondStream:
         return rescale * level + (1 - rescale) * guided
 
     def release(self) -> None:
-        self._taken.clear()
         self.latents = self._scheduler = self._generator = None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.identity import Feature, Identity
 from idpersona.testing import tiny_components
+from idpersona.testing.infinite_id import tiny_infinite_id
 
 PROMPT = "a photo of a smiling man"
 
@@ -35,6 +36,11 @@ class Row:
     Attributes:
         seams: keys of ``scale`` that switch the adapter's parts.
         size: side of the canvas in pixels.
+        features: what the adapter is told of a person: encoder -> (rows, length); empty if it keeps nobody.
+        options: what ``attach`` needs besides.
+        kind: of the identities it keeps.
+        windows: it can be limited to a part of the steps.
+        strong: a scale at which it shows beyond all rounding.
         lacks: test name -> reason why it does not apply.
     """
 
@@ -43,18 +49,37 @@ class Row:
     adapter: Adapter
     seams: tuple[str, ...]
     size: int
+    features: dict[str, tuple[int, int]]
+    options: dict[str, Any] = field(default_factory=dict)
+    kind: str = "face"
+    windows: bool = True
+    strong: float = 2.0
     lacks: dict[str, str] = field(default_factory=dict)
 
-    def person(self, seed: int) -> Identity:
+    def person(self, seed: int) -> Identity | None:
+        """Somebody (or something) made up, or None for an adapter that keeps no identity."""
+        if not self.features:
+            return None
         rng = np.random.default_rng(seed)
-        config: Any = self.adapter.config  # type: ignore[attr-defined]
-        values = rng.standard_normal((1, config.embedding_dim)).astype(np.float32)
+        features = {
+            name: Feature(encoder=name, values=rng.standard_normal(shape).astype(np.float32), tokens=shape[0])
+            for name, shape in self.features.items()
+        }
+        if self.kind != "face":
+            return Identity(self.kind, features)
         shift = rng.uniform(-4, 4, size=2)
         face = np.array([[22, 24], [42, 24], [32, 34], [25, 44], [40, 44]]) * (self.size / 64) + shift
-        features = {name: Feature(encoder=name, values=values) for name in self.adapter.encoders}
         return Identity(
             "face", features, keypoints=face.astype(np.float32), image_size=(self.size, self.size)
         )
+
+    def attach(self, people: Any, *, pipe: Any = None, adapter: Any = None, **changes: Any) -> Any:
+        """The scope of the row's adapter (or of ``adapter``) on the row's pipeline (or on ``pipe``)."""
+        return (adapter or self.adapter).attach(pipe or self.pipe, people, **self.options | changes)
+
+    def only(self, part: str, scale: float = 1.0) -> dict[str, float]:
+        """The value of ``scale`` that leaves only one part of the adapter, or only layers of a pattern."""
+        return dict.fromkeys(self.seams, 0.0) | {part: scale}
 
     def draw(self, pipe: Any = None, **changes: Any) -> torch.Tensor:
         """Final latents of one call of the stock pipeline."""
@@ -76,30 +101,127 @@ class Row:
         return pipe(**call).images
 
 
-def _tiny_instantid(kind: str, pipeline: Callable[..., Any]) -> Row:
-    parts = tiny_components(f"instantid-{kind}")
-    own = {name: parts.pop(name) for name in ("projector", "cross_attention", "controlnet")}
-    sizes = {name: own["projector"].config[name] for name in InstantIDConfig().projector_sizes()}
-    config = InstantIDConfig(**sizes, kps_radius=3, kps_stick_width=1)
-    adapter = InstantID(own["projector"], own["cross_attention"], own["controlnet"], config)
+def _tiny_pipe(kind: str) -> Any:
+    parts = tiny_components(kind)
     if kind == "sd15":
         parts["requires_safety_checker"] = False
-    pipe = pipeline(**parts)
+    pipe = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}[kind](**parts)
     pipe.set_progress_bar_config(disable=True)
-    return Row(f"instantid-{kind}", pipe, adapter, ("identity", "net"), 64)
+    return pipe
 
 
-def _mini_instantid() -> Row:
+def _mini_pipe() -> Any:
     assets = Path(str(resources.files("idpersona.assets")))
     pipe = DiffusionPipeline.from_pretrained(str(assets / "mini"))
     pipe.set_progress_bar_config(disable=True)
-    return Row("instantid-mini", pipe, load_adapter("instantid", base=pipe), ("identity", "net"), 128)
+    return pipe
 
 
+def _pipe(base: str) -> tuple[Any, int]:
+    """The pipeline of a base, and the side of its canvas."""
+    return (_mini_pipe(), 128) if base == "mini" else (_tiny_pipe(base), 64)
+
+
+def _instantid(base: str) -> Row:
+    pipe, size = _pipe(base)
+    if base == "mini":
+        adapter: Any = load_adapter("instantid", base=pipe)
+    else:
+        parts = tiny_components(f"instantid-{base}")
+        own = {name: parts[name] for name in ("projector", "cross_attention", "controlnet")}
+        sizes = {name: own["projector"].config[name] for name in InstantIDConfig().projector_sizes()}
+        config = InstantIDConfig(**sizes, kps_radius=3, kps_stick_width=1)
+        adapter = InstantID(own["projector"], own["cross_attention"], own["controlnet"], config)
+    features = {adapter.config.encoder: (1, adapter.config.embedding_dim)}
+    return Row(f"instantid-{base}", pipe, adapter, ("identity", "net"), size, features)
+
+
+def _infinite_id(base: str) -> Row:
+    pipe, size = _pipe(base)
+    adapter: Any = load_adapter("infinite-id", base=pipe) if base == "mini" else tiny_infinite_id(pipe.unet)
+    config = adapter.config
+    features = {
+        config.face_encoder: (1, config.face_dim),
+        config.image_encoder: (config.image_tokens, config.image_dim),
+    }
+    lacks = {
+        "test_each_part_acts_alone": "mixed attention reads a stream that differs by the identity alone: "
+        "without an identity it changes nothing, by construction",
+        **NO_NET,
+    }
+    return Row(f"infinite-id-{base}", pipe, adapter, ("identity", "mixed"), size, features, lacks=lacks)
+
+
+def _decor(base: str) -> Row:
+    pipe, size = _pipe(base)
+    options = {"prompt": "pencil drawing with straw hats and clouds"}
+    lacks = {
+        **dict.fromkeys(
+            (
+                "test_two_identities_are_each_as_alone",
+                "test_pictures_of_one_prompt_lie_next_to_each_other",
+                "test_the_unconditional_half_sees_the_zero_vector",
+                "test_a_number_of_pictures_that_cannot_be_shared_is_refused",
+                "test_an_identity_is_needed",
+            ),
+            "keeps no identity",
+        ),
+        **dict.fromkeys(
+            (
+                "test_an_all_zero_mask_is_the_base",
+                "test_a_full_mask_is_no_mask",
+                "test_outside_the_mask_the_added_term_is_exactly_zero",
+                "test_a_window_that_is_never_open_or_always_open",
+                "test_the_window_opens_at_the_step_that_was_asked_for",
+                "test_each_part_acts_alone",
+                "test_scale_by_layer_pattern",
+            ),
+            "edits the text before the first step: it has no place on the canvas, no steps and no layers",
+        ),
+        **dict.fromkeys(
+            (
+                "test_a_failing_attach_leaves_nothing_behind",
+                "test_a_processor_set_meanwhile_is_never_overwritten",
+                "test_attaching_over_a_replaced_processor_is_refused",
+                "test_the_users_own_processors_come_back",
+                "test_attention_slicing",
+            ),
+            "touches no attention layer",
+        ),
+        **dict.fromkeys(
+            (
+                "test_a_checkpoint_that_does_not_fit_names_the_keys",
+                "test_damaged_files_are_refused",
+                "test_an_adapter_of_another_base_is_refused",
+                "test_an_interrupted_save_leaves_what_was_there",
+            ),
+            "has no weights",
+        ),
+        **NO_NET,
+    }
+    return Row(
+        f"decor-{base}",
+        pipe,
+        load_adapter("decor"),
+        (),
+        size,
+        {},
+        options,
+        windows=False,
+        strong=1.0,
+        lacks=lacks,
+    )
+
+
+NO_NET = {"test_a_part_that_is_gone_is_not_kept_in_the_folder": "has no part that may be missing"}
+METHODS: dict[str, Callable[[str], Row]] = {
+    "instantid": _instantid,
+    "infinite-id": _infinite_id,
+    "decor": _decor,
+}
+BASES = ("mini", "sd15", "sdxl")
 ROWS: dict[str, Callable[[], Row]] = {
-    "instantid-mini": _mini_instantid,
-    "instantid-sd15": lambda: _tiny_instantid("sd15", StableDiffusionPipeline),
-    "instantid-sdxl": lambda: _tiny_instantid("sdxl", StableDiffusionXLPipeline),
+    f"{method}-{base}": partial(METHODS[method], base) for method in METHODS for base in BASES
 }
 
 

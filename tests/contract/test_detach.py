@@ -39,7 +39,7 @@ def test_outputs_are_bit_equal_after_detaching_twice(row: Any) -> None:
     before, state = row.draw(), _state(row.pipe)
     inside = []
     for _ in range(2):
-        with row.adapter.attach(row.pipe, row.person(1), scale=0.8):
+        with row.attach(row.person(1), scale=0.8):
             inside.append(row.draw())
         assert torch.equal(row.draw(), before)
         assert _state(row.pipe) == state
@@ -53,7 +53,7 @@ def test_outputs_are_bit_equal_after_an_exception(row: Any) -> None:
     def stop(*_args: Any) -> Any:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), row.adapter.attach(row.pipe, row.person(1)):
+    with pytest.raises(KeyboardInterrupt), row.attach(row.person(1)):
         row.draw(callback_on_step_end=stop)
     assert _state(row.pipe) == state
     assert torch.equal(row.draw(), before)
@@ -74,7 +74,7 @@ def test_a_failing_attach_leaves_nothing_behind(row: Any, monkeypatch: pytest.Mo
         real(*args)
 
     monkeypatch.setattr(cross, "add_branch", fails_late)
-    with pytest.raises(SeamError, match="third layer"), row.adapter.attach(row.pipe, row.person(1)):
+    with pytest.raises(SeamError, match="third layer"), row.attach(row.person(1)):
         pytest.fail("the scope was entered")
     assert _state(row.pipe) == state
     assert torch.equal(row.draw(), before)
@@ -86,7 +86,7 @@ def test_the_users_own_processors_come_back(row: Any, processor: type[Any]) -> N
     row.pipe.unet.set_attn_processor({name: processor() for name in stock})
     try:
         before, state = row.draw(), _state(row.pipe)
-        with row.adapter.attach(row.pipe, row.person(1), scale={"identity": 0.8, "net": 0}):
+        with row.attach(row.person(1), scale=row.only("identity", 0.8)):
             inside = row.draw()
         assert _state(row.pipe) == state
         assert torch.equal(row.draw(), before)
@@ -98,9 +98,9 @@ def test_the_users_own_processors_come_back(row: Any, processor: type[Any]) -> N
 @pytest.mark.parametrize("first_out", [0, 1])
 def test_two_adapters_detach_in_either_order(row: Any, first_out: int) -> None:
     before, state = row.draw(), _state(row.pipe)
-    scopes = [row.adapter.attach(row.pipe, row.person(seed), scale=0.5) for seed in (1, 2)]
+    scopes = [row.attach(row.person(seed), scale=0.5) for seed in (1, 2)]
     with contextlib.ExitStack() as alone:
-        alone.enter_context(row.adapter.attach(row.pipe, row.person((2, 1)[first_out]), scale=0.5))
+        alone.enter_context(row.attach(row.person((2, 1)[first_out]), scale=0.5))
         single = row.draw()
     for scope in scopes:
         scope.__enter__()
@@ -122,7 +122,7 @@ def test_a_processor_set_meanwhile_is_never_overwritten(row: Any) -> None:
     try:
         with (
             pytest.raises(SeamError, match=name.removesuffix(".processor").replace(".", r"\.")),
-            row.adapter.attach(row.pipe, row.person(1)),
+            row.attach(row.person(1)),
         ):
             row.pipe.unet.get_submodule(name.removesuffix(".processor")).processor = mine
         now = row.pipe.unet.attn_processors
@@ -138,12 +138,12 @@ def test_attaching_over_a_replaced_processor_is_refused(row: Any) -> None:
     layer = next(n for n in stock if "attn2" in n).removesuffix(".processor")
     attn = row.pipe.unet.get_submodule(layer)
     state = _state(row.pipe)
-    with row.adapter.attach(row.pipe, row.person(1)):
+    with row.attach(row.person(1)):
         host = attn.processor
         attn.processor = Foreign()
         with (
             pytest.raises(SeamError, match=layer.replace(".", r"\.")),
-            row.adapter.attach(row.pipe, row.person(2)),
+            row.attach(row.person(2)),
         ):
             pytest.fail("the scope was entered")
         attn.processor = host

@@ -63,9 +63,6 @@ def test_a_part_that_is_gone_is_not_kept_in_the_folder(row: Any, tmp_path: Path)
     """Saving over an older adapter must not mix the two."""
     (tmp_path / "adapter.json").write_text("{}")
     row.adapter.save_pretrained(tmp_path)
-    gone = next(iter(set(row.seams) & {"net"}), None)
-    if gone is None:
-        pytest.skip("the adapter has no part that may be missing")
     net, row.adapter.identitynet = row.adapter.identitynet, None
     try:
         row.adapter.save_pretrained(tmp_path)
