@@ -13,8 +13,8 @@ from idpersona.errors import CheckpointError
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Base of configurations whose fields are texts, truth values, whole numbers from 1 on, finite numbers
-    from 0 on, or tuples of texts; of which kind a field is, its default says."""
+    """Base of configurations. Of which kind a field is, its default says: texts, truth values, whole numbers
+    from 1 on, finite numbers from 0 on, or tuples of texts or whole numbers."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -51,5 +51,5 @@ def _sensible(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value) and value >= 0
     if isinstance(value, tuple):
-        return bool(value) and all(isinstance(part, str) and part for part in value)
+        return bool(value) and all(type(part) in (str, int) and _sensible(part) for part in value)
     return bool(value)

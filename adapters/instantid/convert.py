@@ -32,8 +32,8 @@ from idpersona.adapters.checkpoint import (
     read_tensors,
 )
 from idpersona.adapters.instantid.controlnet_sizes import controlnet_config
-from idpersona.adapters.instantid.layers import numbered, sdxl_layers
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
+from idpersona.adapters.layer_numbers import numbered, sdxl_layers
 from idpersona.errors import CheckpointError
 
 _NUMBERED = re.compile(r"(\d+)\.(to_[kv]_ip\.weight)")

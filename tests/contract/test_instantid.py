@@ -21,8 +21,8 @@ from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.controlnet_sizes import controlnet_config
 from idpersona.adapters.instantid.convert import Published, read_published, write_published
-from idpersona.adapters.instantid.layers import numbered, sdxl_layers
 from idpersona.adapters.instantid.modules import InstantIDProjector
+from idpersona.adapters.layer_numbers import numbered, sdxl_layers
 from idpersona.adapters.loading import base_family
 from idpersona.errors import BadInput, CheckpointError, IdentityFileError, MissingWeights
 from idpersona.identity import Feature, Identity

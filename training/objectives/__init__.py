@@ -16,6 +16,7 @@ KINDS = (
     "latent-descriptor",
     "face-descriptor",
     "masked-autoencoder",
+    "style-autoencoder",
     "diffusion",
     "infinite-id",
 )
@@ -62,6 +63,13 @@ def build_objective(recipe: Recipe) -> Objective:
         )
 
         return MaskedAutoencoderObjective(config(MaskedAutoencoderConfig))
+    if kind == "style-autoencoder":
+        from idpersona.training.objectives.style_autoencoder import (
+            StyleAutoencoderConfig,
+            StyleAutoencoderObjective,
+        )
+
+        return StyleAutoencoderObjective(config(StyleAutoencoderConfig))
     if kind == "diffusion":
         from idpersona.training.objectives.diffusion import DiffusionObjective
         from idpersona.training.objectives.diffusion_config import DiffusionConfig

@@ -1,0 +1,234 @@
+"""W+ adapter: a face's StyleGAN code beside the text, and its attributes as sliders.
+
+Paper: When StyleGAN Meets Stable Diffusion: a W+ Adapter for Personalized Image Generation
+(arXiv:2311.17461).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
+from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.key_values import check_geometry
+from idpersona.adapters.wplus.branch import ResidualBranch
+from idpersona.adapters.wplus.config import WPlusConfig
+from idpersona.adapters.wplus.convert import read_published
+from idpersona.adapters.wplus.directions import (
+    Direction,
+    WPlusDirections,
+    edit_identity,
+    parse_edits,
+    read_directions,
+)
+from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
+from idpersona.errors import BadInput, CheckpointError
+from idpersona.identity import Identity
+from idpersona.seams.mask import as_mask
+from idpersona.seams.scale import check_scale, check_window
+from idpersona.seams.scope import attach_scope, denoiser
+
+
+class WPlus(Adapter):
+    """See the module's docstring.
+
+    Args:
+        mapper: W+ codes to tokens.
+        cross_attention: residual cross-attention for each layer.
+        config: what the tensors do not say.
+        directions: editing directions that belong to the W+ space; None if there are none.
+    """
+
+    name: ClassVar[str] = "wplus"
+    options: ClassVar[Mapping[str, type]] = {"delay": float, "edit": str, "directions": str}
+
+    def __init__(
+        self,
+        mapper: WPlusMapper,
+        cross_attention: WPlusCrossAttention,
+        config: WPlusConfig | None = None,
+        directions: WPlusDirections | None = None,
+    ):
+        self.mapper, self.cross_attention = mapper, cross_attention
+        self.own_directions = directions
+        self.config = config or WPlusConfig()
+        sizes = self.config.mapper_sizes()
+        wrong = [key for key, value in sizes.items() if _plain(mapper.config[key]) != _plain(value)]
+        if sum(self.config.groups) != self.config.rows:
+            wrong.append("rows")
+        if wrong:
+            raise CheckpointError(f"the W+ mapper differs from its configuration in {', '.join(wrong[:3])}")
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return (self.config.encoder,)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {"mapper": self.mapper, "cross_attention": self.cross_attention}
+        return parts if self.own_directions is None else parts | {"directions": self.own_directions}
+
+    def config_dict(self) -> dict[str, Any]:
+        return self.config.to_dict()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+        """Load from our own layout (``adapter.json``) or, without it, from a published one.
+
+        ``options`` for a published layout: ``layers`` (the base's cross-attention layers) and fields of
+        :class:`WPlusConfig` that tensors do not show.
+
+        Raises:
+            CheckpointError: keys, shapes or configuration do not fit.
+            BadInput: options for our own layout, which states its configuration itself.
+        """
+        folder = Path(folder)
+        if not (folder / "adapter.json").is_file():
+            return cls.from_published(folder, **options)
+        if options:
+            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
+        head = read_head(folder, cls.name)
+        place = folder / "directions"
+        known = "directions" in head["parts"] if "parts" in head else place.is_dir()
+        return cls(
+            load_component(WPlusMapper, folder / "mapper"),
+            load_component(WPlusCrossAttention, folder / "cross_attention"),
+            WPlusConfig.from_dict(head["config"]),
+            load_component(WPlusDirections, place) if known else None,
+        )
+
+    @classmethod
+    def from_published(
+        cls, path: str | os.PathLike[str], *, layers: Iterable[str] | None = None, **fields: Any
+    ) -> Self:
+        """Load ``wplus_adapter.bin`` or a folder that holds it; sizes are read from its tensors.
+
+        Raises:
+            CheckpointError: a part is missing, or keys or shapes do not fit.
+        """
+        dim = {"dim": fields["dim"]} if "dim" in fields else {}
+        mapper, attention = read_published(path, layers=layers, **dim)
+        groups = tuple(mapper.config["groups"])
+        values = {
+            "rows": sum(groups),
+            "groups": groups,
+            "dim": mapper.config["dim"],
+            "output_dim": mapper.config["output_dim"],
+        }
+        if "stage1" in str(path):  # trained on faces alone, which need no delay
+            values["delay"] = 0.0
+        return cls(mapper, attention, WPlusConfig.from_dict({**values, **fields}))
+
+    def check_fits(self, unet: nn.Module) -> None:
+        check_geometry(self.cross_attention, unet, "W+ adapter")
+
+    @torch.no_grad()
+    def tokens(self, people: People) -> Tensor:
+        """Identity tokens [people, len(groups), output_dim]; codes of several photos are averaged.
+
+        Raises:
+            IdentityFileError: an identity lacks the feature of the encoder.
+            BadInput: its codes are of another W+ size.
+        """
+        codes = []
+        for person in as_people(people, self.name, kind="face"):
+            values = feature_rows(person, self.config.encoder, self.config.dim, self.name)
+            if len(values) % self.config.rows:
+                raise BadInput(
+                    f"feature '{self.config.encoder}' has {len(values)} rows, {self.name} takes "
+                    f"{self.config.rows} for each photo"
+                )
+            codes.append(values.reshape(-1, self.config.rows, self.config.dim).mean(axis=0))
+        return self.mapper(torch.stack([torch.tensor(code) for code in codes]).to(self.device))
+
+    @torch.no_grad()
+    def unconditional_tokens(self) -> Tensor:
+        """What unconditional rows see: the mapper applied to zeros, [1, len(groups), output_dim]."""
+        return self.mapper(torch.zeros(1, self.config.rows, self.config.dim, device=self.device))
+
+    def directions(self, folder: str | os.PathLike[str] | None = None) -> dict[str, Direction]:
+        """Editing directions by name: the adapter's own, and those of the files in ``folder``.
+
+        Raises:
+            BadInput: a file is of another W+ size, or there is none.
+        """
+        own = {} if self.own_directions is None else self.own_directions.directions()
+        return own if folder is None else own | read_directions(folder, self.config.rows, self.config.dim)
+
+    def edit(
+        self, identity: Identity, directions: str | os.PathLike[str] | None = None, **amounts: float
+    ) -> Identity:
+        """A copy of ``identity`` with its attributes moved: ``adapter.edit(me, smile=2)``.
+
+        ``directions`` as for :meth:`directions`; an amount of 1 is what the direction's maker calls one step.
+
+        Raises:
+            UnknownName: no such direction; BadInput: of another W+ size.
+        """
+        return edit_identity(identity, self.config.encoder, amounts, self.directions(directions))
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        super().check_options(options)
+        delay = options.get("delay", 0.0)
+        check_window(options.get("start") or delay, options.get("end", 1.0), "delay and end")
+        if "edit" in options:
+            parse_edits(options["edit"])
+
+    @contextlib.contextmanager
+    def attach(
+        self,
+        pipe: Any,
+        identity: People | None = None,
+        *,
+        scale: float | Mapping[str, float] = 1.0,
+        pose: Any = None,
+        mask: Any = None,
+        start: float = 0.0,
+        end: float = 1.0,
+        **options: Any,
+    ) -> Iterator[None]:
+        """See :meth:`Adapter.attach`. The W+ adapter holds no pose.
+
+        ``scale`` may name ``identity`` and layer patterns such as ``up_blocks.0``, which replace it there.
+
+        Options:
+            delay: share of the steps before the adapter acts, where ``start`` is 0.
+            edit: ``smile=2,age=-1``, attributes to be moved and how far.
+            directions: folder of further direction files for ``edit``.
+        """
+        self.check_options({"start": start, "end": end, **options})
+        if pose is not None:
+            raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
+        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale}
+        own = check_scale(named.pop("identity", 1.0), "scale identity")
+        people = as_people(identity, self.name, kind="face")
+        self.check_fits(denoiser(pipe))
+        self.to(pipe._execution_device)
+        if "edit" in options:
+            amounts = parse_edits(options["edit"])
+            people = [self.edit(person, options.get("directions"), **amounts) for person in people]
+        branch = ResidualBranch(
+            self.cross_attention,
+            self.tokens(people),
+            unconditional=self.unconditional_tokens(),
+            scale=own,
+            scales=named,
+            mask=None if mask is None else as_mask(mask),
+            start=start or options.get("delay", self.config.delay),
+            end=end,
+        )
+        with attach_scope(pipe, cross=[branch]):
+            yield
+
+
+def _plain(value: Any) -> Any:
+    """Sequences from JSON and from Python compare as equal."""
+    return list(value) if isinstance(value, (list, tuple)) else value
