@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 METHODS = {
     "instantid": ("idpersona.adapters.instantid.adapter", "InstantID"),
     "infinite-id": ("idpersona.adapters.infinite_id.adapter", "InfiniteID"),
+    "wplus": ("idpersona.adapters.wplus.adapter", "WPlus"),
+    "anymaker": ("idpersona.adapters.anymaker.adapter", "AnyMaker"),
     "decor": ("idpersona.adapters.decor.adapter", "Decor"),
 }
 """Registry name of a method -> (module, class), imported when it is asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -53,3 +53,25 @@ def _sensible(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(type(part) in (str, int) and _sensible(part) for part in value)
     return bool(value)
+
+
+def check_sizes(part: Any, sizes: Mapping[str, Any], what: str, *, wrong: Iterable[str] = ()) -> None:
+    """Refuse a trained part whose own configuration differs from the adapter's.
+
+    Args:
+        part: a diffusers component.
+        sizes: what the adapter's configuration says of it.
+        what: the part's name, for the message.
+        wrong: fields known to be wrong already.
+
+    Raises:
+        CheckpointError: the first three fields that differ are named.
+    """
+    found = [*wrong, *(key for key, value in sizes.items() if _plain(part.config[key]) != _plain(value))]
+    if found:
+        raise CheckpointError(f"{what} differs from its configuration in {', '.join(found[:3])}")
+
+
+def _plain(value: Any) -> Any:
+    """Sequences from JSON and from Python compare as equal."""
+    return list(value) if isinstance(value, (list, tuple)) else value

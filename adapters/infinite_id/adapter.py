@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
 from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.config import check_sizes
 from idpersona.adapters.infinite_id.config import InfiniteIDConfig
 from idpersona.adapters.infinite_id.modules import InfiniteIDCrossAttention, InfiniteIDMapper
 from idpersona.adapters.key_values import check_geometry
-from idpersona.errors import BadInput, CheckpointError
+from idpersona.errors import BadInput
 from idpersona.seams.mask import as_mask
 from idpersona.seams.scale import check_scale, check_window, matching
 from idpersona.seams.scope import attach_scope, denoiser
@@ -91,11 +92,7 @@ class InfiniteID(Adapter):
     ):
         self.mapper, self.cross_attention = mapper, cross_attention
         self.config = config or InfiniteIDConfig()
-        wrong = [key for key, value in self.config.mapper_sizes().items() if mapper.config[key] != value]
-        if wrong:
-            raise CheckpointError(
-                f"Infinite-ID's mapper differs from its configuration in {', '.join(wrong[:3])}"
-            )
+        check_sizes(mapper, self.config.mapper_sizes(), "Infinite-ID's mapper")
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -156,11 +153,15 @@ class InfiniteID(Adapter):
         return torch.cat(rows)
 
     @torch.no_grad()
-    def unconditional_tokens(self) -> Tensor:
-        """What unconditional rows see: the mapper applied to zeros, [1, image_tokens + face_tokens, dim]."""
+    def unconditional_tokens(self, tokens: int | None = None) -> Tensor:
+        """What unconditional rows see: the mapper applied to zeros, [1, tokens, output_dim].
+
+        ``tokens`` is the number beside them; None takes that of one photo.
+        """
         config, device = self.config, self.device
+        image = config.image_tokens if tokens is None else tokens - config.face_tokens
         return self.mapper(
-            torch.zeros(1, config.image_tokens, config.image_dim, device=device),
+            torch.zeros(1, image, config.image_dim, device=device),
             torch.zeros(1, config.face_dim, device=device),
         )
 
@@ -211,10 +212,11 @@ class InfiniteID(Adapter):
         self.to(pipe._execution_device)
         masks = None if mask is None else as_mask(mask)
         style = options.get("style_merge", self.config.style_merge)
+        tokens = self.tokens(people)
         cross = MergedBranch(
             self.cross_attention,
-            self.tokens(people),
-            unconditional=self.unconditional_tokens(),
+            tokens,
+            unconditional=self.unconditional_tokens(tokens.shape[1]),
             scale=own,
             scales=named,
             mask=masks,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
 from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.config import check_sizes
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.convert import Published, read_published
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
@@ -60,12 +61,7 @@ class InstantID(Adapter):
     ):
         self.projector, self.cross_attention, self.identitynet = projector, cross_attention, identitynet
         self.config = config or InstantIDConfig()
-        sizes = self.config.projector_sizes()
-        wrong = [key for key, value in sizes.items() if projector.config[key] != value]
-        if wrong:
-            raise CheckpointError(
-                f"InstantID's projector differs from its configuration in {', '.join(wrong[:3])}"
-            )
+        check_sizes(projector, self.config.projector_sizes(), "InstantID's projector")
 
     @property
     def encoders(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
 from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.config import check_sizes
 from idpersona.adapters.key_values import check_geometry
 from idpersona.adapters.wplus.branch import ResidualBranch
 from idpersona.adapters.wplus.config import WPlusConfig
@@ -29,7 +30,7 @@ from idpersona.adapters.wplus.directions import (
     read_directions,
 )
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
-from idpersona.errors import BadInput, CheckpointError
+from idpersona.errors import BadInput
 from idpersona.identity import Identity
 from idpersona.seams.mask import as_mask
 from idpersona.seams.scale import check_scale, check_window
@@ -59,12 +60,8 @@ class WPlus(Adapter):
         self.mapper, self.cross_attention = mapper, cross_attention
         self.own_directions = directions
         self.config = config or WPlusConfig()
-        sizes = self.config.mapper_sizes()
-        wrong = [key for key, value in sizes.items() if _plain(mapper.config[key]) != _plain(value)]
-        if sum(self.config.groups) != self.config.rows:
-            wrong.append("rows")
-        if wrong:
-            raise CheckpointError(f"the W+ mapper differs from its configuration in {', '.join(wrong[:3])}")
+        wrong = ["rows"] if sum(self.config.groups) != self.config.rows else []
+        check_sizes(mapper, self.config.mapper_sizes(), "the W+ mapper", wrong=wrong)
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -227,8 +224,3 @@ class WPlus(Adapter):
         )
         with attach_scope(pipe, cross=[branch]):
             yield
-
-
-def _plain(value: Any) -> Any:
-    """Sequences from JSON and from Python compare as equal."""
-    return list(value) if isinstance(value, (list, tuple)) else value

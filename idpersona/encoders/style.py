@@ -1,8 +1,8 @@
 """The embedded model's own W+ space: a style-based autoencoder of faces, on the latents of its autoencoder.
 
-The encoder turns the latents of a framed face into a code of several rows, the decoder turns a code back into
-latents by convolutions that each row modulates, as StyleGAN2's do (Karras et al., arXiv:1912.04958): the first
-rows say what is coarse, the last what is fine.
+The encoder turns the latents of a framed face into a code of several rows, the decoder turns a code back
+into latents by convolutions that each row modulates, as StyleGAN2's do (Karras et al., arXiv:1912.04958): the
+first rows say what is coarse, the last what is fine.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
 
 
 class _Modulated(nn.Module):
-    """A convolution whose weights are scaled by a row of the code, and normalised (StyleGAN2, section 2.2)."""
+    """A convolution whose weights a row of the code scales, and which are normalised (StyleGAN2, 2.2)."""
 
     def __init__(self, dim: int, channels_in: int, channels: int, size: int = 3, *, normalise: bool = True):
         super().__init__()

@@ -85,7 +85,7 @@ def _build() -> Mapping[str, Weight]:
             "infinite-id-mini",
             "adapter",
             "mini-vit's hidden states and the raw 128-d dlib descriptor of one or more photos",
-            needs=("mini", "mini-vit", "dlib"),
+            needs=("mini", "dlib", "mini-vit"),
         ),
         _embedded("labeler", "classifiers/labeler", "classifier", face_crop),
         _embedded("attr-judge", "classifiers/attr-judge", "classifier", face_crop, note="for measuring only"),

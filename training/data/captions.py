@@ -33,6 +33,9 @@ _WOMEN = {
 }
 _PEOPLE = {"young": ("young person",), "old": ("old person", "older person"), "": ("person",)}
 
+NOUNS = ("man", "woman", "person", "guy", "lady", "boy", "girl")
+"""The words for the subject; every caption holds one."""
+
 _HAIR_COLOURS = {
     "Blond_Hair": ("blond hair", "blonde hair", "fair hair"),
     "Black_Hair": ("black hair", "dark black hair"),

@@ -19,6 +19,8 @@ KINDS = (
     "style-autoencoder",
     "diffusion",
     "infinite-id",
+    "wplus",
+    "anymaker",
 )
 
 
@@ -79,4 +81,12 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.infinite_id import InfiniteIDObjective, InfiniteIDTrainingConfig
 
         return InfiniteIDObjective(config(InfiniteIDTrainingConfig), recipe.init_from)
+    if kind == "wplus":
+        from idpersona.training.objectives.wplus import WPlusObjective, WPlusTrainingConfig
+
+        return WPlusObjective(config(WPlusTrainingConfig), recipe.init_from)
+    if kind == "anymaker":
+        from idpersona.training.objectives.anymaker import AnyMakerObjective, AnyMakerTrainingConfig
+
+        return AnyMakerObjective(config(AnyMakerTrainingConfig), recipe.init_from)
     raise UnknownName("training objective", kind, KINDS)

@@ -24,11 +24,12 @@ from transformers import CLIPTokenizer
 from idpersona.adapters.base import Adapter
 from idpersona.adapters.checkpoint import load_component
 from idpersona.attention.kernels import Kernel, eager, sdpa
+from idpersona.training.data.framing import frame_pixels
 from idpersona.training.data.pictures import jitter, to_tensor
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective
-from idpersona.training.objectives.denoising import denoise, draw
+from idpersona.training.objectives.denoising import Denoised, Predict, denoise, draw
 from idpersona.training.objectives.diffusion_data import CaptionedFaces
 from idpersona.training.objectives.likeness import Likeness
 from idpersona.training.weights import channels_last, require_folder
@@ -46,6 +47,7 @@ class InjectionConfig(BaseModel):
         same_photo: share of the samples whose reference is the very photo that is drawn.
         caption_drop, identity_drop, both_drop: shares that see no caption, nobody (zeros for every feature),
             and neither.
+        denoising: weight of the denoising error.
         min_snr: gamma of ``loss_weight``.
         latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
         likeness: weight of the identity loss that it gives.
@@ -53,6 +55,7 @@ class InjectionConfig(BaseModel):
             at which the identity loss is taken.
         drawn_from: first training step with such drawings; before it they are no faces yet.
         wide: share of samples in a framing from the whole range of poses.
+        reference_zoom: size of the reference face relative to the standard framing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,12 +66,14 @@ class InjectionConfig(BaseModel):
     caption_drop: Share = 0.05
     identity_drop: Share = 0.05
     both_drop: Share = 0.05
+    denoising: float = Field(1.0, ge=0)
     min_snr: float = Field(5.0, gt=0)
     latent_descriptor: str | None = None
     likeness: float = Field(1.0, ge=0)
     drawn: Share = 0.25
     drawn_from: int = Field(300, ge=0)
     wide: Share = 0.25
+    reference_zoom: float = Field(1.0, gt=0.3, lt=2)
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,11 @@ class InjectionBatch:
 
     Attributes:
         pictures: float32 [B, 3, 128, 128] in [-1, 1], what is drawn.
+        points: keypoints in it, float32 [B, 5, 2] pixels.
         timesteps: int64 [B] in 0..999.
         token_ids: captions, int64 [B, prompt_length].
-        references: float32 [B, 3, 128, 128] in [-1, 1], a photo of the person in the standard framing.
+        texts: the captions, in words.
+        references: float32 [B, 3, 128, 128] in [-1, 1], a photo of the person, framed by its face.
         reference_points: keypoints in it, float32 [B, 5, 2] pixels.
         descriptors: float32 [B, 128], of the person.
         somebody: bool [B]; False where the person is kept from the model.
@@ -87,12 +94,14 @@ class InjectionBatch:
     """
 
     pictures: Tensor
+    points: Tensor
     timesteps: Tensor
     token_ids: Tensor
     references: Tensor
     reference_points: Tensor
     descriptors: Tensor
     somebody: Tensor
+    texts: tuple[str, ...]
     key: StepKey
 
     def to(self, device: torch.device) -> InjectionBatch:
@@ -102,7 +111,12 @@ class InjectionBatch:
     def first(self, rows: int) -> InjectionBatch:
         """Its first ``rows`` rows."""
         key = replace(self.key, indices=list(self.key.indices)[:rows])
-        return replace(self, key=key, **{name: value[:rows] for name, value in self._tensors().items()})
+        return replace(
+            self,
+            key=key,
+            texts=self.texts[:rows],
+            **{name: value[:rows] for name, value in self._tensors().items()},
+        )
 
     def _tensors(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -130,23 +144,25 @@ class InjectionData(CaptionedFaces):
         ).input_ids
         return InjectionBatch(
             pictures=to_tensor([s["picture"] for s in samples]),
+            points=torch.from_numpy(np.stack([s["points"] for s in samples])),
             timesteps=timesteps.clamp(0, 999),
             token_ids=ids,
             references=to_tensor([s["reference"] for s in samples]),
-            reference_points=torch.from_numpy(np.stack([s["points"] for s in samples])),
+            reference_points=torch.from_numpy(np.stack([s["reference_points"] for s in samples])),
             descriptors=torch.from_numpy(np.stack([s["descriptor"] for s in samples])),
             somebody=torch.tensor([s["somebody"] for s in samples]),
+            texts=tuple(s["text"] for s in samples),
             key=key,
         )
 
     def _sample(self, rng: np.random.Generator) -> dict[str, Any]:
         config = self.config
         row = self.draw_row(rng, paired=True)
-        picture, _ = self.faces.framed_random(row, rng, wide=bool(rng.random() < config.wide))
+        picture, points = self.faces.framed_random(row, rng, wide=bool(rng.random() < config.wide))
         offset, text = float(rng.random()), self.caption(row, rng)
         others = self.draw_others(row, rng, several=0.0)
         source = row if rng.random() < config.same_photo else int(others[0])
-        reference, points = self.faces.framed_random(source, rng, wide=False)
+        reference, reference_points = self._reference(source, rng)
         drop = rng.random()
         # One draw decides: nobody with a caption, nobody without, somebody without a caption, or all.
         alone, both = config.identity_drop, config.identity_drop + config.both_drop
@@ -154,11 +170,24 @@ class InjectionData(CaptionedFaces):
             "picture": picture,
             "offset": offset,
             "text": "" if alone <= drop < both + config.caption_drop else text,
-            "reference": jitter(reference, rng) if rng.random() < 0.5 else reference,
+            "reference": reference,
             "points": points,
+            "reference_points": reference_points,
             "descriptor": self.faces.descriptors[source],
             "somebody": bool(drop >= both),
         }
+
+    def _reference(self, row: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        zoom = self.config.reference_zoom
+        picture, points = frame_pixels(
+            self.faces.photo(row),
+            self.faces.keypoints[row],
+            shift=(float(rng.uniform(-0.025, 0.025)), float(rng.uniform(-0.025, 0.025))),
+            scale=zoom * float(rng.uniform(0.95, 1.05)),
+            roll_degrees=float(rng.uniform(-4, 4)),
+            flip=bool(rng.random() < 0.5),
+        )
+        return (jitter(picture, rng) if rng.random() < 0.5 else picture), points
 
 
 class InjectionObjective(Objective):
@@ -196,15 +225,27 @@ class InjectionObjective(Objective):
         """What the model is told of each row's person, [B, n, D]."""
 
     @abstractmethod
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, people: Tensor) -> Tensor:
-        """v [B, C, h, w] for encoded captions ``text`` [B, m, d] and :meth:`conditions` ``people``."""
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Any, people: Tensor) -> Tensor:
+        """v [B, C, h, w] for captions and people as :meth:`encode` and :meth:`conditions` give them."""
+
+    def captions(self, batch: InjectionBatch) -> Tensor:
+        """Token ids [B, n] of what the text encoder is given."""
+        return batch.token_ids
+
+    def further(self, batch: InjectionBatch, step: Denoised, text: Any) -> Mapping[str, Tensor]:
+        """A method's own losses by name, weighted; ``step`` is the prediction for ``text``, the captions."""
+        return {}
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
         batch = self.data.batch(key).to(self.device)
         latents = self.latents(batch.pictures)
-        step = denoise(self._predictor(batch), latents, batch.timesteps, batch.key)
-        loss = step.loss(self.config.min_snr)
+        text = self.encode(batch)
+        step = denoise(self._predictor(batch, text), latents, batch.timesteps, batch.key)
+        loss = self.config.denoising * step.loss(self.config.min_snr)
         figures = {"mse": float(step.error().mean().detach())}
+        for name, term in self.further(batch, step, text).items():
+            figures[name] = float(term.detach())
+            loss = loss + term
         for name, share, unlike in self._unlike(batch, latents, step):
             figures[name] = float(unlike.detach())
             loss = loss + self.config.likeness * share * unlike
@@ -228,17 +269,23 @@ class InjectionObjective(Objective):
         rows = round(self.config.drawn * len(latents))
         if rows and batch.key.step >= self.config.drawn_from:
             part = batch.first(rows)
-            own = draw(self._predictor(part), tuple(latents.shape[1:]), part.key, latents.device)
+            predict = self._predictor(part, self.encode(part))
+            own = draw(predict, tuple(latents.shape[1:]), part.key, latents.device)
             wanted = part.descriptors * part.somebody[:, None]
             unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal())
             terms.append(("unlike_drawn", rows / len(latents), unlike))
         return terms
 
-    def _predictor(self, batch: InjectionBatch) -> Any:
-        """The model as a function of noisy latents and timesteps; its conditions are encoded once for each
-        of the two modes, with and without gradients."""
-        with torch.no_grad():
-            text = self.text_encoder(batch.token_ids)[0]
+    @torch.no_grad()
+    def encode(self, batch: InjectionBatch) -> Any:
+        """What :meth:`predict` gets as ``text``: encoded captions [B, n, d], perhaps with more beside."""
+        return self.text_encoder(self.captions(batch))[0]
+
+    def _predictor(self, batch: InjectionBatch, text: Any) -> Predict:
+        """The model as a function of noisy latents and timesteps.
+
+        What it is told is encoded once for each of the two modes, with and without gradients.
+        """
         kept: dict[bool, Tensor] = {}
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:

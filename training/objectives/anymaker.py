@@ -1,0 +1,175 @@
+"""Train AnyMaker on the embedded model, faces being its objects (arXiv:2406.11643).
+
+Beside the usual denoising, a second branch is told what is *not* the identity, read from the target picture
+itself through a learnt mask of its embedding; it must not need what the identity's tokens say, and they must
+not say it: their directions are kept orthogonal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import ViTMAEModel
+
+from idpersona.adapters.anymaker.adapter import AnyMaker, local_layers
+from idpersona.adapters.anymaker.config import AnyMakerConfig
+from idpersona.adapters.anymaker.modules import AnyMakerCrossAttention, AnyMakerMapper
+from idpersona.encoders.masks import head_mask
+from idpersona.encoders.vit import all_tokens
+from idpersona.seams.cross import cross_scope
+from idpersona.seams.text import word_rows
+from idpersona.seams.tokens import TokenBranch
+from idpersona.training.data.captions import NOUNS
+from idpersona.training.data.framing import SIDE
+from idpersona.training.objectives.denoising import Denoised, denoise
+from idpersona.training.objectives.injection import (
+    InjectionBatch,
+    InjectionConfig,
+    InjectionObjective,
+    frozen,
+)
+
+
+class AnyMakerTrainingConfig(InjectionConfig):
+    """What is trained, beside :class:`InjectionConfig`'s fields.
+
+    Attributes:
+        vit: folder of the self-supervised ViT.
+        hidden: width inside the mapper of the global token.
+        denoising, decoupled, contrast: weights of the three losses; published: 2, 1 and 0.5.
+    """
+
+    kind: Literal["anymaker"]
+    vit: str
+    hidden: int = 256
+    denoising: float = Field(2.0, ge=0)
+    decoupled: float = Field(1.0, ge=0)
+    contrast: float = Field(0.5, ge=0)
+    reference_zoom: float = Field(0.82, gt=0.3, lt=2)
+
+
+class Decoupler(nn.Module):
+    """The part of the target's embedding that is not the identity: a learnt gate for each channel, projected.
+
+    Only training has it; [B, dim] to [B, width].
+    """
+
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(dim))
+        self.project = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, width))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.project(embedding * torch.sigmoid(self.gate))
+
+
+class AnyMakerObjective(InjectionObjective):
+    """See the module's docstring."""
+
+    folder = "anymaker"
+
+    def __init__(self, config: AnyMakerTrainingConfig, init_from: str | None):
+        super().__init__(config)
+        self.config: AnyMakerTrainingConfig = config
+        self.vit: Any = frozen(ViTMAEModel, config.vit, "self-supervised ViT", "mini-vit")
+        adapter = self._adapter(config, init_from)
+        self.hold(adapter)
+        self.mapper, self.cross_attention = adapter.mapper, adapter.cross_attention
+        self.decoupler = Decoupler(self.vit.config.hidden_size, self.unet.config["cross_attention_dim"])
+        self.trained["decoupler"] = self.decoupler
+
+    def _adapter(self, config: AnyMakerTrainingConfig, init_from: str | None) -> AnyMaker:
+        if init_from:
+            adapter = AnyMaker.from_pretrained(init_from).to(dtype=torch.float32)
+            adapter.check_fits(self.unet)
+            return adapter
+        sizes = AnyMakerConfig(
+            encoders=("mini-vit-object",),
+            dims=(self.vit.config.hidden_size,),
+            hidden=config.hidden,
+            output_dim=self.unet.config["cross_attention_dim"],
+            mask="face",
+            words=NOUNS,
+        )
+        mapper = AnyMakerMapper(sizes.dims, sizes.hidden, sizes.output_dim)
+        attention = AnyMakerCrossAttention.from_unet(
+            self.unet, copy_weights=True, layers=local_layers(self.unet)
+        )
+        return AnyMaker(mapper, attention, sizes)
+
+    @torch.no_grad()
+    def seen(self, batch: InjectionBatch) -> Tensor:
+        """Tokens of the references without their background, [B, n, dim]; zeros for nobody."""
+        self.vit.to(batch.references.device)
+        masks = [head_mask((SIDE, SIDE), points) for points in batch.reference_points.cpu().numpy()]
+        inside = torch.from_numpy(np.stack(masks))[:, None].to(batch.references.device)
+        tokens = all_tokens(self.vit, batch.references * inside + (1 - inside)).float()
+        return tokens * batch.somebody.float()[:, None, None]
+
+    def conditions(self, batch: InjectionBatch) -> Tensor:
+        return self.seen(batch)
+
+    def encode(self, batch: InjectionBatch) -> tuple[Tensor, Tensor]:
+        """Encoded captions [B, n, d] before anything is changed, and which of their positions hold the
+        category word, float32 [B, n, 1]; none where the caption is empty."""
+        text = super().encode(batch)
+        places = torch.zeros(*text.shape[:2], 1)
+        tokenizer = self.data.tokenizer
+        for row, caption in enumerate(batch.texts):
+            found = next((p for word in NOUNS if (p := word_rows(tokenizer, caption, word))), [])
+            places[row, found] = 1
+        return text, places.to(text.device)
+
+    def predict(
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        text: tuple[Tensor, Tensor],
+        people: Tensor,
+        extra: Tensor | None = None,
+    ) -> Tensor:
+        """As for the base class; ``extra`` [B, d] is added in the category word's place."""
+        words, places = text
+        change = self._fused(text, people) - self._word(text)
+        if extra is not None:
+            change = change + extra
+        told = words + places * change[:, None]
+        branch = TokenBranch(self.cross_attention, self.mapper.local_tokens([people]), kernel=self.kernel)
+        with cross_scope(self.unet, [branch]):
+            return self.unet(noisy, timesteps, told, return_dict=False)[0]
+
+    def _word(self, text: tuple[Tensor, Tensor]) -> Tensor:
+        words, places = text
+        return (places * words).sum(dim=1) / places.sum(dim=1).clamp(min=1)
+
+    def _fused(self, text: tuple[Tensor, Tensor], people: Tensor) -> Tensor:
+        return self.mapper.global_token([people], self._word(text))
+
+    def further(
+        self, batch: InjectionBatch, step: Denoised, text: tuple[Tensor, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """The decoupled branch, and the orthogonality of what the two are told."""
+        config = self.config
+        seen = self.seen(batch)
+        with torch.no_grad():
+            target = all_tokens(self.vit, batch.pictures)[:, 0].float()
+        rest = self.decoupler(target)
+        second = denoise(
+            lambda noisy, timesteps: self.predict(noisy, timesteps, text, seen, rest).float(),
+            self.latents(batch.pictures),
+            batch.timesteps,
+            batch.key,
+        )
+        known = batch.somebody & text[1].any(dim=1).squeeze(1)
+        # Squared: the paper's signed cosine would be smallest at opposite directions, not at orthogonal ones.
+        contrast = F.cosine_similarity(self._fused(text, seen), rest).square() * known.float()
+        return {
+            "decoupled": config.decoupled * second.loss(config.min_snr),
+            "contrast": config.contrast * contrast.mean(),
+        }
