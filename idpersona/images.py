@@ -49,12 +49,16 @@ _TRANSPARENT_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
 
 @dataclass(frozen=True)
 class OpenedPhoto:
-    """A decoded photo: ``image`` is RGB; ``notes`` say what was lost on the way (frames, transparency)."""
+    """A decoded photo: ``image`` is RGB; ``notes`` say what was lost on the way (frames, transparency).
+
+    ``alpha`` is float32 [height, width] in 0..1 where the photo has transparent parts, else None.
+    """
 
     image: Image.Image
     name: str
     sha256: str
     notes: tuple[str, ...] = ()
+    alpha: np.ndarray | None = None
 
 
 def photo_name(photo: Photo) -> str:
@@ -133,7 +137,8 @@ def _check_size(size: tuple[int, int], name: str, min_side: int, max_pixels: int
         raise PhotoError(f"{name} has {width}x{height} pixels: too small, each side needs {min_side} or more")
 
 
-def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
+def _to_rgb(image: Image.Image, notes: list[str]) -> tuple[Image.Image, np.ndarray | None]:
+    """The picture in RGB, and its transparency."""
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow clips these modes to 0..255 on conversion, which turns 16-bit photos white.
         values = np.asarray(image, dtype=np.float32)
@@ -147,14 +152,18 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
         image = Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
+        alpha = None
         if rgba.getextrema()[3][0] < 255:  # type: ignore[index]
             notes.append("transparent parts were filled with white")
+            alpha = np.asarray(rgba.getchannel("A"), dtype=np.float32) / 255
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, rgba).convert("RGB")
-    return image.convert("RGB")
+        return Image.alpha_composite(canvas, rgba).convert("RGB"), alpha
+    return image.convert("RGB"), None
 
 
-def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> tuple[Image.Image, list[str]]:
+def _decode(
+    image: Image.Image, name: str, min_side: int, max_pixels: int
+) -> tuple[Image.Image, list[str], np.ndarray | None]:
     notes: list[str] = []
     _check_size(image.size, name, min_side, max_pixels)
     frames = int(getattr(image, "n_frames", 1))
@@ -169,9 +178,9 @@ def _decode(image: Image.Image, name: str, min_side: int, max_pixels: int) -> tu
     except Exception:  # damaged tags must not cost a sound picture
         notes.append("has damaged EXIF data, its orientation tag was ignored")
         upright = image
-    rgb = _to_rgb(upright, notes)
+    rgb, alpha = _to_rgb(upright, notes)
     # A fresh copy carries no metadata, no file handle and no lazy state.
-    return Image.fromarray(np.array(rgb, dtype=np.uint8)), notes
+    return Image.fromarray(np.array(rgb, dtype=np.uint8)), notes, alpha
 
 
 @contextlib.contextmanager
@@ -205,13 +214,13 @@ def open_photo_full(photo: Photo, *, min_side: int = 32, max_pixels: int = 64_00
         warnings.simplefilter("ignore")
         try:
             if isinstance(photo, Image.Image):
-                image, notes = _decode(photo, name, min_side, max_pixels)
+                image, notes, alpha = _decode(photo, name, min_side, max_pixels)
             else:
                 data = _read_bytes(_resolve(photo))
                 Image.init()
                 allowed = [f for f in FORMATS if f in Image.OPEN]
                 with _quiet_pillow(), Image.open(io.BytesIO(data), formats=allowed) as source:
-                    image, notes = _decode(source, name, min_side, max_pixels)
+                    image, notes, alpha = _decode(source, name, min_side, max_pixels)
         except (PhotoError, UnknownName):
             raise
         except Image.UnidentifiedImageError as error:
@@ -222,7 +231,7 @@ def open_photo_full(photo: Photo, *, min_side: int = 32, max_pixels: int = 64_00
             reason = " ".join(str(error).split()) or type(error).__name__
             raise PhotoError(f"{name} is damaged or cut off: {reason[:160]}") from error
     digest = hashlib.sha256(data).hexdigest() if data is not None else _pixels_sha256(image)
-    return OpenedPhoto(image, name, digest, tuple(notes))
+    return OpenedPhoto(image, name, digest, tuple(notes), alpha)
 
 
 def open_photo(photo: Photo, *, min_side: int = 32, max_pixels: int = 64_000_000) -> Image.Image:

@@ -24,7 +24,7 @@ from idpersona.adapters.base import Adapter, People, as_people, feature_rows, re
 from idpersona.adapters.checkpoint import load_component
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.key_values import check_geometry
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, SeamError
 from idpersona.identity import Identity
 from idpersona.seams.cross import cross_layers
 from idpersona.seams.mask import as_mask
@@ -59,7 +59,7 @@ class GlobalEdit:
         prompt = embeds.prompt.clone()
         rows, people = len(prompt), len(self.seen[0])
         if rows % people:
-            raise BadInput(f"{rows} pictures cannot be shared among {people} identities")
+            raise SeamError(f"{rows} pictures cannot be shared among {people} identities")
         encoder = context.encoders[0]
         for row in range(rows):
             person = row * people // rows

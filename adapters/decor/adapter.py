@@ -95,9 +95,12 @@ class Edit:
                     negative[row // per, :, encoder.columns] = self._project(
                         embeds.negative[row // per, :, encoder.columns], undesired, keep
                     )
+        if not found and choice.words:
+            raise BadInput(f"decor: the prompt does not hold '{choice.words}'")
         if not found:
-            what = f"'{choice.words}'" if choice.words else f"any word beside it of '{choice.prompt}'"
-            raise BadInput(f"decor: the prompt does not hold {what}" if choice.words else f"decor: no {what}")
+            raise BadInput(
+                f"decor: '{choice.prompt or 'the padding'}' holds nothing that the prompt does not"
+            )
         if choice.pooled and pooled is not None and second is not None and second.pooled is not None:
             pooled = decor(pooled, second.pooled, self.alpha)
         return dataclasses.replace(embeds, prompt=prompt, negative=negative, pooled=pooled)

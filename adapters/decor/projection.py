@@ -40,7 +40,6 @@ def undesired_axes(undesired: Tensor, keep: Tensor | None = None, *, axes: int |
     if keep is not None and keep.numel():
         kept = span(keep)
         rows = rows - rows @ kept.T @ kept
-        floor = max(floor, RTOL * float(torch.linalg.matrix_norm(undesired.float(), 2)))
     return span(rows, axes=axes, floor=floor)
 
 

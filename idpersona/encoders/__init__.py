@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from idpersona.encoders.alignment import ARCFACE_TEMPLATE, align, similarity_transform
@@ -41,38 +43,23 @@ __all__ = [
 ]
 
 
-def _dlib(**options: Any) -> Encoder:
-    from idpersona.encoders.dlib_face import DlibFaceEncoder
+def _lazy(module: str, function: str) -> Callable[..., Encoder]:
+    """A factory whose module is imported when it is called."""
 
-    return DlibFaceEncoder(**options)
+    def factory(**options: Any) -> Encoder:
+        return getattr(import_module(f"idpersona.encoders.{module}"), function)(**options)
 
-
-def _antelopev2(**options: Any) -> Encoder:
-    from idpersona.encoders.insightface_pack import antelopev2
-
-    return antelopev2(**options)
+    factory.__qualname__ = function
+    return factory
 
 
-def _buffalo_l(**options: Any) -> Encoder:
-    from idpersona.encoders.insightface_pack import buffalo_l
-
-    return buffalo_l(**options)
-
-
-def _mini_vit(**options: Any) -> Encoder:
-    from idpersona.encoders.published import mini_vit
-
-    return mini_vit(**options)
-
-
-def _clip_h(**options: Any) -> Encoder:
-    from idpersona.encoders.published import clip_h
-
-    return clip_h(**options)
-
-
-register_encoder("dlib", _dlib)
-register_encoder("antelopev2", _antelopev2)
-register_encoder("buffalo_l", _buffalo_l)
-register_encoder("mini-vit", _mini_vit)
-register_encoder("clip-h", _clip_h)
+for _name, _module, _function in (
+    ("dlib", "dlib_face", "DlibFaceEncoder"),
+    ("antelopev2", "insightface_pack", "antelopev2"),
+    ("buffalo_l", "insightface_pack", "buffalo_l"),
+    ("mini-vit", "published", "mini_vit"),
+    ("clip-h", "published", "clip_h"),
+):
+    register_encoder(_name, _lazy(_module, _function))
+for _name, _function in (("mini-vit-object", "mini_vit_object"), ("dinov2", "dinov2"), ("mae", "mae")):
+    register_encoder(_name, _lazy("published", _function), subject="object")

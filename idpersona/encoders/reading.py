@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -49,6 +49,7 @@ def read_identity(
     merge: MergeRule = "mean",
     weights: Sequence[float] | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    mask: Any = None,
     also: Sequence[str] = (),
     check: Check | None = None,
     on_photo: Callable[[], object] | None = None,
@@ -65,6 +66,9 @@ def read_identity(
         merge: how several photos become one identity (:meth:`Identity.merge`).
         weights: for ``merge="weighted"``, one number for each photo.
         on_error: ``"skip"`` leaves out photos that cannot be read, with a warning, as long as one remains.
+        mask: for objects: which pixels are the subject. ``"alpha"``, ``"face"``, ``"segment"`` or ``"none"``
+            (:mod:`idpersona.encoders.subject`), or a mask (picture, path or array) of the photo's size, one
+            for each photo; None gives the encoder the photo as it is.
         also: further encoders that read the *same* faces for ``check`` alone; the result holds nothing of
             them.
         check: called with every reading, each photo's and the joined one, and with what it was read from;
@@ -91,6 +95,9 @@ def read_identity(
     if on_error not in ("raise", "skip"):
         raise BadInput(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     many = _listed(photos)
+    if mask is not None and subject != "object":
+        raise BadInput("mask is for subject='object'")
+    masks = _masks(mask, len(many))
     if weights is not None and len(weights) != len(many):
         raise BadInput(f"give one weight for each of the {len(many)} photos")
     readings: list[_Reading] = []
@@ -99,7 +106,8 @@ def read_identity(
         label = f"photo {number}: " if len(many) > 1 else ""
         try:
             opened = open_photo_full(photo)
-            reading = _read_one(opened, [*encoders, *extra], subject, face, consent, label, number)
+            how = masks[number - 1]
+            reading = _read_one(opened, [*encoders, *extra], subject, face, consent, label, number, how)
         except (PhotoError, FaceChoiceError, UnknownName) as error:
             if on_error == "raise" or (number == len(many) and not readings):
                 raise
@@ -160,7 +168,9 @@ def _read_one(
     consent: bool,
     label: str,
     number: int,
+    mask: Any = None,
 ) -> _Reading:
+    picture = opened.image if mask is None else _subject(opened, mask)
     doubts = [f"the photo {note}" if note.startswith("has") else note for note in opened.notes]
     features: dict[str, Feature] = {}
     first: Face | None = None
@@ -181,14 +191,14 @@ def _read_one(
                 taken = _same_face(found, first, encoder.name, opened.name)
             values = np.atleast_2d(encoder.embed(opened.image, taken))
         elif isinstance(encoder, ObjectEncoder):
-            values = encoder.embed_image(opened.image)
+            values = encoder.embed_image(picture)
         else:
             raise BadInput(f"encoder {encoder!r} reads neither faces nor objects")
         features[encoder.name] = Feature(
             encoder=encoder.name,
             values=values.astype(np.float32),
             weights_sha256=encoder.weights_sha256,
-            preprocessing=encoder.preprocessing,
+            preprocessing=encoder.preprocessing + _told(mask),
             normalised=encoder.normalised,
             licence=encoder.licence,
             tokens=getattr(encoder, "tokens", 1),
@@ -203,6 +213,33 @@ def _read_one(
         warnings=tuple(_printable(label + doubt) for doubt in doubts),
     )
     return _Reading(identity, {name: f.values.mean(axis=0) for name, f in features.items()}, number)
+
+
+def _masks(mask: Any, photos: int) -> list[Any]:
+    """One mask for each photo: names of ways to find it serve all of them."""
+    if isinstance(mask, (list, tuple)):
+        if len(mask) != photos:
+            raise BadInput(f"{len(mask)} masks for {photos} photos: give one for each")
+        return list(mask)
+    if mask is not None and not isinstance(mask, str) and photos > 1:
+        raise BadInput(f"one mask for {photos} photos: give one for each")
+    return [mask] * photos
+
+
+def _subject(opened: OpenedPhoto, mask: Any) -> Image.Image:
+    from idpersona.encoders.subject import cut_out, find_mask
+
+    found = find_mask(opened.image, mask, alpha=opened.alpha, name=opened.name)
+    return cut_out(opened.image, found, opened.name)
+
+
+def _told(mask: Any) -> str:
+    """What is said of a mask in a feature's preprocessing; never where a file lies."""
+    from idpersona.encoders.subject import MASKS
+
+    if mask is None:
+        return ""
+    return f", cut out by {mask if isinstance(mask, str) and mask in MASKS else 'a given mask'}"
 
 
 def list_boxes(faces: Sequence[Face]) -> str:

@@ -48,13 +48,14 @@ class TokenModel:
         name: of the weights, for messages.
         folder: of ``transformers``, with ``config.json`` and safetensors; its ``preprocessor_config.json``
             says mean and spread of the colours (ImageNet's where there is none).
+        side: width and height of its pictures in pixels, for models that take several; None: the model's own.
 
     Raises:
         MissingWeights: nothing that can be loaded lies there.
     """
 
-    def __init__(self, name: str, folder: str | Path):
-        self.name, self.folder = name, Path(folder)
+    def __init__(self, name: str, folder: str | Path, side: int | None = None):
+        self.name, self.folder, self._side = name, Path(folder), side
         if not (self.folder / "config.json").is_file():
             raise MissingWeights(
                 f"encoder '{name}' needs its weights in {self.folder}: run idpersona models pull {name}"
@@ -79,7 +80,7 @@ class TokenModel:
     @property
     def side(self) -> int:
         """Width and height of its pictures in pixels."""
-        return int(self.model.config.image_size)
+        return self._side or int(self.model.config.image_size)
 
     @property
     def dim(self) -> int:
@@ -196,3 +197,51 @@ class AlignedFaceTokens:
             for image, face in zip(images, faces, strict=True)
         ]
         return self.model(pictures)
+
+
+class ObjectTokens:
+    """Tokens of a whole picture, as a rule that of a subject cut out of a photo.
+
+    Args:
+        name: in the registry.
+        model: the network.
+        licence: of the weights.
+    """
+
+    normalised = False
+    comparable = False
+    measure: Measure = "cosine"
+    threshold = 1.0
+
+    def __init__(self, name: str, model: TokenModel, *, licence: str):
+        self.name, self.model, self.licence = name, model, licence
+
+    @property
+    def dim(self) -> int:
+        return self.model.dim
+
+    @property
+    def tokens(self) -> int:
+        return self.model.tokens
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.model.weights_sha256
+
+    @property
+    def preprocessing(self) -> str:
+        return f"RGB, padded to a square with white, {self.model.side} px"
+
+    @property
+    def provider(self) -> str:
+        return self.model.provider
+
+    def embed_image(self, image: Image.Image) -> np.ndarray:
+        """float32 [tokens, dim] of an RGB picture."""
+        side = max(image.size)
+        square = image
+        if image.size != (side, side):
+            square = Image.new("RGB", (side, side), (255, 255, 255))
+            square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        size = (self.model.side, self.model.side)
+        return self.model([square.resize(size, Image.Resampling.BICUBIC)])[0]

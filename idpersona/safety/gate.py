@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from idpersona.errors import BadInput, ConsentRequired, PersonRefused
+from idpersona.images import open_photo, photo_name
 from idpersona.safety.people import Match, People, cover
 
 if TYPE_CHECKING:
@@ -98,8 +99,14 @@ def read_allowed(
     """
     from idpersona.encoders import read_identity
 
-    if not people.guards or options.get("subject", "face") != "face":
+    if not people.guards:
         return read_identity(photos, encoder, **options)
+    if options.get("subject", "face") != "face":
+        identity = read_identity(photos, encoder, **options)
+        # An object's encoder does not tell people apart; whoever is in its photo is looked at all the same.
+        for photo in photos if isinstance(photos, (list, tuple)) else [photos]:
+            check_picture(open_photo(photo), people, photo_name(photo))
+        return identity
     return read_identity(
         photos,
         encoder,

@@ -23,8 +23,10 @@ from idpersona.adapters.base import Adapter
 from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.identity import Feature, Identity
-from idpersona.testing import tiny_components
+from idpersona.testing import anymaker, tiny_components
+from idpersona.testing.anymaker import tiny_anymaker
 from idpersona.testing.infinite_id import tiny_infinite_id
+from idpersona.testing.wplus import tiny_wplus
 
 PROMPT = "a photo of a smiling man"
 
@@ -152,6 +154,38 @@ def _infinite_id(base: str) -> Row:
     return Row(f"infinite-id-{base}", pipe, adapter, ("identity", "mixed"), size, features, lacks=lacks)
 
 
+def _wplus(base: str) -> Row:
+    pipe, size = _pipe(base)
+    adapter: Any = load_adapter("wplus", base=pipe) if base == "mini" else tiny_wplus(pipe.unet)
+    config = adapter.config
+    features = {config.encoder: (config.rows, config.dim)}
+    # A delay would hide the adapter in the few steps of these tests.
+    options = {"delay": 0.0}
+    return Row(f"wplus-{base}", pipe, adapter, ("identity",), size, features, options, lacks=dict(NO_NET))
+
+
+def _anymaker(base: str) -> Row:
+    pipe, size = _pipe(base)
+    if base == "mini":
+        adapter: Any = load_adapter("anymaker", base=pipe)
+        features = {adapter.encoders[0]: (257, adapter.config.dims[0])}
+    else:
+        adapter = tiny_anymaker(pipe.unet)
+        sizes = zip(anymaker.TOKENS, anymaker.DIMS, strict=True)
+        features = dict(zip(adapter.encoders, sizes, strict=True))
+    lacks = {
+        "test_the_unconditional_half_sees_the_zero_vector": "the prompt must name the object: an empty one "
+        "has no place for its token",
+        "test_prompt_embeds": "the object's token takes a word's place, and embeddings hold no words",
+        "test_a_full_mask_is_no_mask": "with a mask the object's word in the text is left alone: it has no "
+        "place on the canvas",
+        "test_scale_by_layer_pattern": "touches the up blocks only",
+        **NO_NET,
+    }
+    seams = ("identity", "global")
+    return Row(f"anymaker-{base}", pipe, adapter, seams, size, features, kind="object", lacks=lacks)
+
+
 def _decor(base: str) -> Row:
     pipe, size = _pipe(base)
     options = {"prompt": "pencil drawing with straw hats and clouds"}
@@ -217,6 +251,8 @@ NO_NET = {"test_a_part_that_is_gone_is_not_kept_in_the_folder": "has no part tha
 METHODS: dict[str, Callable[[str], Row]] = {
     "instantid": _instantid,
     "infinite-id": _infinite_id,
+    "wplus": _wplus,
+    "anymaker": _anymaker,
     "decor": _decor,
 }
 BASES = ("mini", "sd15", "sdxl")

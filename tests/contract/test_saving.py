@@ -86,13 +86,11 @@ def test_senseless_heads_are_refused(row: Any, tmp_path: Path) -> None:
 def test_an_adapter_of_another_base_is_refused(row: Any, tmp_path: Path) -> None:
     """A layer that the base does not have, and one of another width, are named."""
     unet: Any = row.pipe.unet
-    renamed = type(row.adapter.cross_attention)(
-        {
-            name.replace("up_blocks.0", "up_blocks.7"): size
-            for name, size in row.adapter.cross_attention.config["geometry"].items()
-        }
-        | {"mid_block.attentions.0.transformer_blocks.0.attn2": (8, 8)}
-    )
+    sizes = dict(row.adapter.cross_attention.config["geometry"])
+    first, *_, last = (name for name in sizes if name.startswith("up_blocks.0"))
+    moved = first.replace("up_blocks.0", "up_blocks.7")
+    changed = {moved if name == first else name: size for name, size in sizes.items()} | {last: (8, 8)}
+    renamed = type(row.adapter.cross_attention)(changed)
     own, row.adapter.cross_attention = row.adapter.cross_attention, renamed
     try:
         with pytest.raises(CheckpointError, match=r"up_blocks\.7"):
