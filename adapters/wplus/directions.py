@@ -110,7 +110,7 @@ def read_direction(path: str | os.PathLike[str], rows: int, dim: int) -> Directi
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
-            values = torch.load(path, map_location="cpu", weights_only=True).numpy()
+            values = torch.load(path, map_location="cpu", weights_only=True).detach().numpy()
     except Exception as error:  # broken arrays and pickles fail in many ways
         raise BadInput(f"{path} is no direction that can be read: {first_line(error)}") from error
     values = np.asarray(values, dtype=np.float32)

@@ -157,6 +157,11 @@ def _weights() -> Iterator[Finding]:
         elif weight.place == "hub":
             fix = f"idpersona models pull {weight.name}"
             yield Finding("weights", weight.name, "absent", f"not here (from the hub{use})", fix)
+        elif weight.place == "hand":
+            fix = (
+                f"fetch {', '.join(weight.files)} from {weight.source} (idpersona models list {weight.name})"
+            )
+            yield Finding("weights", weight.name, "absent", f"not here (fetched by hand{use})", fix)
         else:
             fix = (
                 "install idpersona again"

@@ -55,8 +55,9 @@ def list_models(name: Name = None, commercial: Commercial = False, as_json: Json
         if commercial:
             require_commercial([name])
         entry = describe(get_weight(name))
+        unpinned = "checked against the hub" if get_weight(name).place == "hub" else "no hash is known"
         files = [
-            f"  {path}  {megabytes(pin['size'])}  {pin['sha256'] or 'checked against the hub'}"
+            f"  {path}  {megabytes(pin['size'])}  {pin['sha256'] or unpinned}"
             for path, pin in entry["files"].items()
         ]
         facts = [

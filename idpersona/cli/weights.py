@@ -60,7 +60,7 @@ def adapter_encoders(name: str, base: str) -> Sequence[str]:
     """
     weight = adapter_weight(name, base)
     if weight is not None:
-        return [need for need in weight.needs if WEIGHTS[need].kind == "encoder"]
+        return weight.reads or [need for need in weight.needs if WEIGHTS[need].kind == "encoder"]
     # A folder of ours says it in a line of JSON; only a published layout has to be loaded to know.
     from idpersona.silence import quiet_libraries
 

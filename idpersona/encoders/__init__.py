@@ -59,6 +59,8 @@ for _name, _module, _function in (
     ("buffalo_l", "insightface_pack", "buffalo_l"),
     ("mini-vit", "published", "mini_vit"),
     ("clip-h", "published", "clip_h"),
+    ("mini-wplus", "published", "mini_wplus"),
+    ("e4e", "published", "e4e"),
 ):
     register_encoder(_name, _lazy(_module, _function))
 for _name, _function in (("mini-vit-object", "mini_vit_object"), ("dinov2", "dinov2"), ("mae", "mae")):

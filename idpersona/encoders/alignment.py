@@ -93,19 +93,48 @@ def frame_face(
     Raises:
         BadInput: keypoints that cannot be aligned.
     """
+    target = FACE_UNITS * (eye_distance * size) + np.array([0.5, eye_line]) * size
+    return _cut(image, similarity_transform(keypoints, target), size)
+
+
+def ffhq_face(image: Image.Image, keypoints: object, size: int) -> Image.Image:
+    """Cut a face as FFHQ's photos are (Karras et al., arXiv:1812.04948): RGB, ``size`` x ``size`` pixels.
+
+    The crop stands upright on the line between the eyes and the mouth; its half side is the larger of twice
+    the eye distance and 1.8 times the distance from eyes to mouth. Eye centres and mouth corners are enough.
+
+    Raises:
+        BadInput: keypoints that lie on one spot.
+    """
+    points = np.asarray(check_keypoints(keypoints), dtype=np.float64)
+    eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
+    across, down = points[1] - points[0], mouth - eyes
+    axis = across + np.array([down[1], -down[0]])
+    length = float(np.hypot(*axis))
+    if length < 1e-6:
+        raise BadInput("cannot align a face whose keypoints lie on one spot")
+    axis *= max(2.0 * float(np.hypot(*across)), 1.8 * float(np.hypot(*down))) / length
+    half = float(np.hypot(*axis))
+    right = axis / half
+    below = np.array([-right[1], right[0]])
+    corner = eyes + 0.1 * down - half * (right + below)
+    rotation = np.stack([right, below]) * (size / (2 * half))
+    # Pixel centres of the crop: its first pixel covers the first part of the square.
+    matrix = np.concatenate([rotation, (-rotation @ corner - 0.5)[:, None]], axis=1)
+    return _cut(image, matrix, size)
+
+
+def _cut(image: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
+    """``size`` x ``size`` pixels where ``matrix`` float64 [2, 3] leads from the photo; edges are repeated."""
     import cv2
 
-    target = FACE_UNITS * (eye_distance * size) + np.array([0.5, eye_line]) * size
-    matrix = similarity_transform(keypoints, target)
     shrink = int(1 / max(float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), 1e-6))
     photo = image.convert("RGB")
     if shrink >= 2:
         photo = photo.reduce(shrink)
         # Pixel centres: (x + 0.5) / shrink - 0.5 in the smaller photo.
-        matrix = np.concatenate(
-            [matrix[:, :2] * shrink, matrix[:, 2:] + matrix[:, :2] @ np.full((2, 1), (shrink - 1) / 2)],
-            axis=1,
-        )
+        shift = matrix[:, :2] @ np.full((2, 1), (shrink - 1) / 2)
+        matrix = np.concatenate([matrix[:, :2] * shrink, matrix[:, 2:] + shift], axis=1)
     pixels = cv2.warpAffine(
         np.asarray(photo), matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )

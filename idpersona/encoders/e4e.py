@@ -7,12 +7,18 @@ head for each of the 18 rows: the first gives a code for all rows, the others wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from PIL import Image
 from torch import Tensor, nn
+
+from idpersona.encoders.files import sha256_of
+from idpersona.errors import MissingWeights, first_line
 
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 """Channels and units of the backbone's stages; each halves height and width in its first unit."""
@@ -129,14 +135,66 @@ class E4EEncoder(nn.Module):
         return torch.stack(rows, dim=1)
 
 
-def split_checkpoint(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-    """The encoder's tensors and the mean code [rows, dim] of ``e4e_ffhq_encode.pt``.
+class E4EModel:
+    """FFHQ-aligned faces to W+ codes, by the published ``e4e_ffhq_encode.pt`` (its decoder is not read).
+
+    Args:
+        name: of the weights, for messages.
+        file: a pickle {state_dict: encoder.* and decoder.*, latent_avg [rows, dim]}, read with
+            ``weights_only=True``.
+        network: the encoder; None for the published sizes.
+        side: width and height of a picture.
 
     Raises:
-        KeyError: a part is missing; it is named.
+        MissingWeights: there is no such file.
     """
-    state = content["state_dict"]
-    encoder = {key[8:]: value for key, value in state.items() if key.startswith("encoder.")}
-    if not encoder:
-        raise KeyError("state_dict holds no encoder.*")
-    return encoder, content["latent_avg"]
+
+    def __init__(self, name: str, file: str | Path, *, network: E4EEncoder | None = None, side: int = 256):
+        self.name, self.file, self.side, self._given = name, Path(file), side, network
+        if not self.file.is_file():
+            raise MissingWeights(
+                f"encoder '{name}' needs {self.file}: put it there (see idpersona models list)"
+            )
+
+    @cached_property
+    def _loaded(self) -> tuple[E4EEncoder, Tensor]:
+        try:
+            content = torch.load(self.file, map_location="cpu", weights_only=True, mmap=True)
+            state = {k[8:]: v for k, v in content["state_dict"].items() if k.startswith("encoder.")}
+            mean = content["latent_avg"].float()
+            if self._given is None:
+                with torch.device("meta"):
+                    network = E4EEncoder()
+            else:
+                network = self._given
+            network.load_state_dict(state, strict=True, assign=True)
+        except Exception as error:  # a broken or foreign pickle fails in many ways
+            raise MissingWeights(f"{self.file} is no e4e encoder: {first_line(error)}") from error
+        network = network.float().eval().requires_grad_(False)
+        if mean.shape != (len(network.styles), network.latlayer1.out_channels):
+            raise MissingWeights(f"{self.file} is no e4e encoder: latent_avg is {list(mean.shape)}")
+        return network, mean
+
+    @property
+    def tokens(self) -> int:
+        return len(self._loaded[1])
+
+    @property
+    def dim(self) -> int:
+        return int(self._loaded[1].shape[1])
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(self.file)
+
+    @property
+    def provider(self) -> str:
+        return "cpu"
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Codes float32 [n, rows, dim] of RGB pictures of the encoder's size."""
+        network, mean = self._loaded
+        pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
+        faces = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return (network(faces) + mean).numpy()

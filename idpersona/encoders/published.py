@@ -4,22 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from idpersona.encoders.vit import AlignedFaceTokens, FaceFrame, ObjectTokens, TokenModel
+from idpersona.encoders.aligned import AlignedFace, Crop, eyes_at, ffhq_head
+from idpersona.encoders.e4e import E4EModel
+from idpersona.encoders.style import StyleModel
+from idpersona.encoders.vit import ObjectTokens, TokenModel
 from idpersona.registry import get_weight, locate
 
-MINI_FRAME = FaceFrame(eye_distance=0.30, eye_line=0.47)
-CLIP_FRAME = FaceFrame(eye_distance=0.225, eye_line=0.47)
+MINI_FRAME = eyes_at(0.30, 0.47)
+CLIP_FRAME = eyes_at(0.225, 0.47)
 """The ArcFace template with a margin of 1.4: Infinite-ID's own alignment is not published."""
 
 
-def mini_vit(folder: str | Path | None = None) -> AlignedFaceTokens:
+def mini_vit(folder: str | Path | None = None) -> AlignedFace:
     """The embedded model's ViT on an aligned face; MissingWeights when it is not there."""
     return _aligned("mini-vit", folder, MINI_FRAME)
 
 
-def clip_h(folder: str | Path | None = None) -> AlignedFaceTokens:
+def clip_h(folder: str | Path | None = None) -> AlignedFace:
     """OpenCLIP ViT-H/14's hidden states of an aligned face; MissingWeights when it is not there."""
     return _aligned("clip-h", folder, CLIP_FRAME)
+
+
+def mini_wplus(folder: str | Path | None = None) -> AlignedFace:
+    """A face's code in the embedded model's W+ space; MissingWeights when its weights are not there."""
+    place = locate("mini-wplus") if folder is None else Path(folder)
+    network = StyleModel("mini-wplus", place, locate("mini") / "vae")
+    return AlignedFace("mini-wplus", network, MINI_FRAME, licence=get_weight("mini-wplus").licence)
+
+
+def e4e(folder: str | Path | None = None) -> AlignedFace:
+    """A face's code in StyleGAN2-FFHQ's W+ space by e4e; MissingWeights when its weights are not there."""
+    network = E4EModel("e4e", (locate("e4e") if folder is None else Path(folder)) / "e4e_ffhq_encode.pt")
+    return AlignedFace("e4e", network, ffhq_head(), licence=get_weight("e4e").licence)
 
 
 def mini_vit_object(folder: str | Path | None = None) -> ObjectTokens:
@@ -45,6 +61,6 @@ def _object(
     return ObjectTokens(name, model, licence=get_weight(known).licence)
 
 
-def _aligned(name: str, folder: str | Path | None, frame: FaceFrame) -> AlignedFaceTokens:
+def _aligned(name: str, folder: str | Path | None, crop: Crop) -> AlignedFace:
     model = TokenModel(name, locate(name) if folder is None else folder)
-    return AlignedFaceTokens(name, model, frame, finder="dlib", licence=get_weight(name).licence)
+    return AlignedFace(name, model, crop, licence=get_weight(name).licence)

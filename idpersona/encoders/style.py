@@ -8,13 +8,20 @@ first rows say what is coarse, the last what is fine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
 from torch import Tensor, nn
+
+from idpersona.encoders.files import sha256_of
+from idpersona.errors import MissingWeights
 
 SIDE = 16
 """Width and height of the latents."""
@@ -111,3 +118,63 @@ class StyleDecoder(ModelMixin, ConfigMixin):
             y = F.leaky_relu(conv(x, row), 0.2)
             x = y if number in (0, 2, 4) else (x + y) * 0.7071
         return self.out(x, rows[-1])
+
+
+class StyleModel:
+    """Framed faces to codes: the autoencoder of a base, then :class:`StyleEncoder`.
+
+    Args:
+        name: of the weights, for messages.
+        folder: of the encoder.
+        vae: folder of the base's ``AutoencoderTiny``.
+
+    Raises:
+        MissingWeights: nothing lies there.
+    """
+
+    def __init__(self, name: str, folder: str | Path, vae: str | Path):
+        self.folder, self.vae_folder = Path(folder), Path(vae)
+        self.weights = self.folder / "diffusion_pytorch_model.safetensors"
+        for path in (self.weights, self.vae_folder / "config.json"):
+            if not path.is_file():
+                raise MissingWeights(f"encoder '{name}' needs {path}, which is not there")
+
+    @cached_property
+    def _encoder(self) -> Any:
+        encoder: Any = StyleEncoder.from_pretrained(self.folder)
+        return encoder.float().eval().requires_grad_(False)
+
+    @cached_property
+    def _vae(self) -> Any:
+        from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+        vae: Any = AutoencoderTiny.from_pretrained(self.vae_folder)
+        return vae.float().eval().requires_grad_(False)
+
+    @property
+    def side(self) -> int:
+        return 8 * SIDE
+
+    @property
+    def tokens(self) -> int:
+        return int(self._encoder.config["rows"])
+
+    @property
+    def dim(self) -> int:
+        return int(self._encoder.config["dim"])
+
+    @property
+    def weights_sha256(self) -> str:
+        return sha256_of(self.weights)
+
+    @property
+    def provider(self) -> str:
+        return str(self._encoder.device)
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Codes float32 [n, rows, dim] of RGB pictures of 128 pixels."""
+        pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
+        values = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents = self._vae.encode(values.to(self._vae.device), return_dict=False)[0]
+        return self._encoder(latents * self._vae.config["scaling_factor"]).float().cpu().numpy()

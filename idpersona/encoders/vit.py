@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from idpersona.encoders.alignment import frame_face
-from idpersona.encoders.base import Face, FaceEncoder, Faces, Measure
-from idpersona.encoders.catalogue import get_encoder
+from idpersona.encoders.base import Measure
 from idpersona.encoders.files import sha256_of
 from idpersona.errors import MissingWeights, first_line
 
@@ -121,82 +118,6 @@ class TokenModel:
         pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
         values = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / spread
         return all_tokens(self.model, values.to(self.model.device)).float().cpu().numpy()
-
-
-@dataclass(frozen=True)
-class FaceFrame:
-    """Where a face stands in the encoder's picture: see :func:`~idpersona.encoders.alignment.frame_face`."""
-
-    eye_distance: float
-    eye_line: float
-
-
-class AlignedFaceTokens:
-    """Tokens of an aligned face. Faces are found by another encoder, whose keypoints align them.
-
-    Args:
-        name: in the registry.
-        model: the network.
-        frame: how the face is framed.
-        finder: name of the face encoder that finds faces when this one is asked alone.
-        licence: of the weights.
-    """
-
-    normalised = False
-    comparable = False
-    measure: Measure = "cosine"
-    threshold = 1.0
-    sure_score = 0.0
-
-    def __init__(self, name: str, model: TokenModel, frame: FaceFrame, *, finder: str, licence: str):
-        self.name, self.model, self.frame, self.finder, self.licence = name, model, frame, finder, licence
-
-    @property
-    def dim(self) -> int:
-        return self.model.dim
-
-    @property
-    def tokens(self) -> int:
-        return self.model.tokens
-
-    @property
-    def weights_sha256(self) -> str:
-        return self.model.weights_sha256
-
-    @property
-    def preprocessing(self) -> str:
-        frame, side = self.frame, self.model.side
-        return (
-            f"RGB, face framed by its eyes (distance {frame.eye_distance}, line {frame.eye_line}), {side} px"
-        )
-
-    @property
-    def provider(self) -> str:
-        return self.model.provider
-
-    def detect(self, image: Image.Image) -> Faces:
-        """The finder's faces."""
-        finder: Any = get_encoder(self.finder)
-        assert isinstance(finder, FaceEncoder)
-        return finder.detect(image)
-
-    def embed(self, image: Image.Image, face: Face) -> np.ndarray:
-        """float32 [tokens, dim] of one face."""
-        return self.embed_many([image], [face])[0]
-
-    def embed_many(self, images: Sequence[Image.Image], faces: Sequence[Face]) -> np.ndarray:
-        """float32 [n, tokens, dim]: one face of each photo."""
-        pictures = [
-            frame_face(
-                image,
-                face.keypoints,
-                self.model.side,
-                eye_distance=self.frame.eye_distance,
-                eye_line=self.frame.eye_line,
-            )
-            for image, face in zip(images, faces, strict=True)
-        ]
-        return self.model(pictures)
 
 
 class ObjectTokens:

@@ -76,10 +76,12 @@ def missing_message(weight: Weight, folders: list[Path]) -> str:
     lacking = f" ({', '.join(absent(weight, partly)[:3])} not in {partly})" if partly else ""
     looked = ", ".join(str(f) for f in folders) or "no place"
     lacking += still_packed(folders)
+    looked_first = folders[0] if folders else "a folder"
     cure = {
         "embedded": "this installation of idpersona lacks its assets; install it again",
         "package": f"pip install {weight.source.replace('_', '-')}",
         "hub": f"run: idpersona models pull {weight.name}",
+        "hand": f"fetch {', '.join(weight.files)} from {weight.source} and put it into {looked_first}",
     }[weight.place]
     return f"weights '{weight.name}' are missing{lacking}; looked in {looked}; {cure}"
 

@@ -31,10 +31,10 @@ def describe(folder: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
 
 
 def build(old: Manifest) -> Manifest:
-    """The manifest as the files on this machine want it; hub entries are taken over from ``old``."""
+    """The manifest as the files on this machine want it; of what is fetched, ``old`` is kept."""
     new: Manifest = {}
     for name, weight in WEIGHTS.items():
-        if weight.place == "hub":
+        if weight.place in ("hub", "hand"):
             if name in old:
                 new[name] = old[name]
             continue

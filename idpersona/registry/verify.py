@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from idpersona.errors import MissingWeights
 from idpersona.hashing import file_sha256
 from idpersona.registry.hub import hub_client
 from idpersona.registry.locate import locate
@@ -93,6 +94,8 @@ def verify(name: str) -> list[FileCheck]:
     folder = locate(name)
     stated: dict[str, str | None] = {path: _stated_by_cache(folder / path) for path in weight.files}
     if any(sha is None and stated[path] is None for path, (sha, _) in weight.files.items()):
+        if weight.place != "hub":
+            raise MissingWeights(f"'{name}' cannot be verified: no hash of its files is known")
         stated |= _stated_by_hub(weight)
     return [
         check_file(folder, path, sha, size, stated.get(path)) for path, (sha, size) in weight.files.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["base", "adapter", "encoder", "judge", "classifier"]
-Place = Literal["embedded", "package", "hub"]
+Place = Literal["embedded", "package", "hub", "hand"]
 Pin = tuple[str | None, int | None]
 
 
@@ -19,15 +19,17 @@ class Weight:
         name: Registry name, the same on the command line, in files and in Python.
         kind: What it is used as.
         place: ``embedded`` (a folder of ``idpersona/assets``), ``package`` (data files of an installed
-            Python package) or ``hub`` (a repository of the Hugging Face hub).
-        source: The folder in assets, the package, or the hub id, which may carry a folder
-            (``owner/name:folder``).
+            Python package), ``hub`` (a repository of the Hugging Face hub) or ``hand`` (a page from which
+            the files are fetched by hand).
+        source: The folder in assets, the package, the hub id, which may carry a folder
+            (``owner/name:folder``), or the page.
         files: Path below the source -> (sha256, bytes). ``None`` where nothing is pinned; such files are
             checked against what the hub itself states.
         licence: Licence of the weights, in words.
         commercial: Whether the licence allows commercial use. ``--commercial`` refuses the others.
         preprocessing: What a picture, face or text goes through before these weights see it.
         needs: Names of other weights without which these are of no use.
+        reads: Of an adapter: encoders that it reads with, where those are not the ones that it needs.
         variant: File variant of diffusers (``fp16``) that ``files`` lists, if any.
         defaults: Of a base: what ``steps`` and ``guidance`` are when the user does not say.
         note: One sentence a user should know before using them.
@@ -42,6 +44,7 @@ class Weight:
     commercial: bool
     preprocessing: str
     needs: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     variant: str | None = None
     defaults: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
