@@ -56,7 +56,7 @@ class Adapter:
     def attach(
         self,
         pipe: Any,
-        identity: People | None = None,
+        identity: People | Mapping[Identity, Any] | None = None,
         *,
         scale: float | Mapping[str, float] = 1.0,
         pose: Any = None,
@@ -69,7 +69,9 @@ class Adapter:
 
         Args:
             pipe: the pipeline; on leaving the scope, also by an exception, it is what it was before.
-            identity: one for all prompts, or one per prompt of the list given to the pipeline.
+            identity: one for all prompts, or one per prompt of the list given to the pipeline. Several people
+                in every picture: {identity: region}, a region being a box (x, y, width, height) in pixels of
+                the canvas or a mask; where regions overlap, a pixel goes to the nearer one.
             scale: strength, one number for all or by name; 0 leaves the pipeline untouched.
             pose: where the face goes; None takes the identity's own keypoints, fitted to the canvas.
             mask: region of the canvas outside of which nothing is added, [H, W] in 0..1 or a picture.

@@ -24,10 +24,10 @@ from idpersona.adapters.base import Adapter, People, as_people, feature_rows, re
 from idpersona.adapters.checkpoint import load_component
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.key_values import check_geometry
+from idpersona.adapters.placing import place_people
 from idpersona.errors import BadInput, SeamError
 from idpersona.identity import Identity
 from idpersona.seams.cross import cross_layers
-from idpersona.seams.mask import as_mask
 from idpersona.seams.scale import check_scale
 from idpersona.seams.scope import attach_scope, denoiser
 from idpersona.seams.text import TextContext, TextEmbeds, word_rows
@@ -169,7 +169,7 @@ class AnyMaker(Adapter):
     def attach(
         self,
         pipe: Any,
-        identity: People | None = None,
+        identity: People | Mapping[Identity, Any] | None = None,
         *,
         scale: float | Mapping[str, float] = 1.0,
         pose: Any = None,
@@ -182,7 +182,7 @@ class AnyMaker(Adapter):
 
         ``scale`` may name ``identity`` (local), ``global`` and layer patterns such as ``up_blocks.0``, which
         replace ``identity`` there. A word of the prompt has no place on the canvas and acts in every step:
-        with a mask or a window the global part is left out.
+        with a mask, regions or a window the global part is left out.
 
         Options:
             word: the category word of the prompt that stands for the object.
@@ -195,28 +195,29 @@ class AnyMaker(Adapter):
             raise BadInput(f"{self.name} holds no pose: leave pose out")
         named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "global": scale}
         own = check_scale(named.pop("identity", 1.0), "scale identity")
-        whole = mask is None and start == 0.0 and end == 1.0
+        whole = mask is None and not isinstance(identity, Mapping) and start == 0.0 and end == 1.0
         everywhere = check_scale(named.pop("global", 1.0), "scale global") if whole else 0.0
-        if not whole:
-            named.pop("global", None)
-        seen = self.seen(identity if identity is not None else ())
+        named.pop("global", None)
+        placed = place_people(identity, self.name, mask, pipe)
+        seen = [self.seen(place.people) for place in placed.places]
         self.check_fits(denoiser(pipe))
         self.to(pipe._execution_device)
-        seen = [tokens.to(self.device) for tokens in seen]
+        seen = [[tokens.to(self.device) for tokens in each] for each in seen]
         with torch.no_grad():
-            local = self.mapper.local_tokens(seen)
-            nothing = self.mapper.local_tokens([torch.zeros_like(tokens[:1]) for tokens in seen])
-        branch = TokenBranch(
-            self.cross_attention,
-            local,
-            unconditional=nothing,
-            scale=own,
-            scales=named,
-            mask=None if mask is None else as_mask(mask),
-            start=start,
-            end=end,
-        )
+            cross = [
+                TokenBranch(
+                    self.cross_attention,
+                    self.mapper.local_tokens(each),
+                    unconditional=self.mapper.local_tokens([torch.zeros_like(t[:1]) for t in each]),
+                    scale=own,
+                    scales=named,
+                    mask=place.mask,
+                    start=start,
+                    end=end,
+                )
+                for place, each in zip(placed.places, seen, strict=True)
+            ]
         words = (options["word"],) if "word" in options else self.config.words
-        edits = [GlobalEdit(self.mapper, seen, words, everywhere)] if everywhere else []
-        with attach_scope(pipe, cross=[branch], text=edits):
+        edits = [GlobalEdit(self.mapper, seen[0], words, everywhere)] if everywhere else []
+        with attach_scope(pipe, cross=cross, text=edits):
             yield

@@ -202,7 +202,7 @@ class Decor(Adapter):
     def attach(
         self,
         pipe: Any,
-        identity: People | None = None,
+        identity: People | Mapping[Identity, Any] | None = None,
         *,
         scale: float | Mapping[str, float] = default_scale,
         pose: Any = None,

@@ -24,8 +24,9 @@ from idpersona.adapters.config import check_sizes
 from idpersona.adapters.infinite_id.config import InfiniteIDConfig
 from idpersona.adapters.infinite_id.modules import InfiniteIDCrossAttention, InfiniteIDMapper
 from idpersona.adapters.key_values import check_geometry
+from idpersona.adapters.placing import place_people
 from idpersona.errors import BadInput
-from idpersona.seams.mask import as_mask
+from idpersona.identity import Identity
 from idpersona.seams.scale import check_scale, check_window, matching
 from idpersona.seams.scope import attach_scope, denoiser
 from idpersona.seams.self_attention import MixedBranch, adain_mean, self_layers
@@ -178,7 +179,7 @@ class InfiniteID(Adapter):
     def attach(
         self,
         pipe: Any,
-        identity: People | None = None,
+        identity: People | Mapping[Identity, Any] | None = None,
         *,
         scale: float | Mapping[str, float] = 1.0,
         pose: Any = None,
@@ -206,25 +207,28 @@ class InfiniteID(Adapter):
         own = check_scale(named.pop("identity", 1.0), "scale identity")
         nothing = not isinstance(scale, Mapping) and own == 0
         mixed = check_scale(named.pop("mixed", 0.0 if nothing else self.config.mixed), "scale mixed")
-        people = as_people(identity, self.name, kind="face")
+        placed = place_people(identity, self.name, mask, pipe, kind="face")
         model = denoiser(pipe)
         self.check_fits(model)
         self.to(pipe._execution_device)
-        masks = None if mask is None else as_mask(mask)
         style = options.get("style_merge", self.config.style_merge)
-        tokens = self.tokens(people)
-        cross = MergedBranch(
-            self.cross_attention,
-            tokens,
-            unconditional=self.unconditional_tokens(tokens.shape[1]),
-            scale=own,
-            scales=named,
-            mask=masks,
-            start=start,
-            end=end,
-            text=options.get("text", self.config.text),
-            style_merge=style,
-        )
+        cross = []
+        for place in placed.places:
+            tokens = self.tokens(place.people)
+            cross.append(
+                MergedBranch(
+                    self.cross_attention,
+                    tokens,
+                    unconditional=self.unconditional_tokens(tokens.shape[1]),
+                    scale=own,
+                    scales=named,
+                    mask=place.mask,
+                    start=start,
+                    end=end,
+                    text=options.get("text", self.config.text),
+                    style_merge=style,
+                )
+            )
         mixing, streams = [], []
         if mixed:
             first, last = options.get("mixed_start", start), options.get("mixed_end", end)
@@ -234,11 +238,12 @@ class InfiniteID(Adapter):
                 pattern = options.get("mixed_layers", CHEAP_LAYERS)
             stream = SecondStream(pipe, end=last)
             layers = matching(list(self_layers(model)), pattern, "mixed_layers")
+            where = placed.anybody if placed.regions else placed.places[0].mask
             mixing.append(
                 MixedBranch(
-                    stream, layers, strength=mixed, style_merge=style, mask=masks, start=first, end=last
+                    stream, layers, strength=mixed, style_merge=style, mask=where, start=first, end=last
                 )
             )
             streams.append(stream)
-        with attach_scope(pipe, cross=[cross], self_attention=mixing, streams=streams):
+        with attach_scope(pipe, cross=cross, self_attention=mixing, streams=streams):
             yield

@@ -24,11 +24,11 @@ from idpersona.adapters.instantid.convert import Published, read_published
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.adapters.instantid.pose import PoseDrawer
 from idpersona.adapters.key_values import check_geometry
+from idpersona.adapters.placing import Placed, place_people
 from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.keypoints import resize_sizes
 from idpersona.seams.call import Call
-from idpersona.seams.mask import as_mask
 from idpersona.seams.residual import ControlNetBranch
 from idpersona.seams.scale import check_scale, check_window
 from idpersona.seams.scope import attach_scope, denoiser
@@ -183,7 +183,7 @@ class InstantID(Adapter):
     def attach(
         self,
         pipe: Any,
-        identity: People | None = None,
+        identity: People | Mapping[Identity, Any] | None = None,
         *,
         scale: float | Mapping[str, float] = 1.0,
         pose: Any = None,
@@ -206,21 +206,24 @@ class InstantID(Adapter):
         named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "net": scale}
         own = check_scale(named.pop("identity", 1.0), "scale identity")
         net = check_scale(named.pop("net", 1.0), "scale net")
-        people = as_people(identity, self.name)
+        placed = place_people(identity, self.name, mask, pipe, kind="face")
         self.check_fits(denoiser(pipe))
         self.to(pipe._execution_device)
-        masks = None if mask is None else as_mask(mask)
-        tokens, unconditional = self.tokens(people), self.unconditional_tokens()
-        cross = TokenBranch(
-            self.cross_attention,
-            tokens,
-            unconditional=unconditional,
-            scale=own,
-            scales=named,
-            mask=masks,
-            start=start,
-            end=end,
-        )
+        unconditional = self.unconditional_tokens()
+        tokens = [self.tokens(place.people) for place in placed.places]
+        cross = [
+            TokenBranch(
+                self.cross_attention,
+                theirs,
+                unconditional=unconditional,
+                scale=own,
+                scales=named,
+                mask=place.mask,
+                start=start,
+                end=end,
+            )
+            for place, theirs in zip(placed.places, tokens, strict=True)
+        ]
         residual = []
         if net > 0:
             if self.identitynet is None:
@@ -230,24 +233,20 @@ class InstantID(Adapter):
             residual.append(
                 ControlNetBranch(
                     self.identitynet,
-                    self._picture(pipe, pose, people),
-                    tokens=tokens,
+                    self._picture(pose, placed),
+                    tokens=torch.cat(tokens),
                     unconditional=unconditional,
                     scale=net,
-                    mask=masks,
+                    mask=placed.masks if placed.regions else placed.places[0].mask,
                     start=window[0],
                     end=window[1],
                     guess_mode=options.get("guess_mode", False),
+                    together=placed.regions is not None,
                 )
             )
-        with attach_scope(pipe, cross=[cross], residual=residual):
+        with attach_scope(pipe, cross=cross, residual=residual):
             yield
 
-    def _picture(self, pipe: Any, pose: Any, people: list[Identity]) -> Callable[[Call], Tensor]:
-        draw = PoseDrawer(pose, people, self.config, self.read)
-
-        def picture(call: Call) -> Tensor:
-            factor = pipe.vae_scale_factor
-            return draw((call.size[1] * factor, call.size[0] * factor))
-
-        return picture
+    def _picture(self, pose: Any, placed: Placed) -> Callable[[Call], Tensor]:
+        draw = PoseDrawer(pose, placed.people, self.config, self.read, placed.boxes)
+        return lambda call: draw(placed.canvas(call))

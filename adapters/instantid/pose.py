@@ -15,9 +15,7 @@ from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.errors import BadInput
 from idpersona.identity import Identity
 from idpersona.keypoints import check_keypoints, draw_kps, fit_keypoints
-
-Canvas = tuple[int, int]
-"""Width and height in pixels."""
+from idpersona.seams.region import Box, Canvas
 
 
 def to_tensor(image: Image.Image, canvas: Canvas) -> Tensor:
@@ -53,6 +51,8 @@ class PoseDrawer:
             as a drawing when it looks like one (``is_drawing``), otherwise as a photo whose face is looked
             for.
         read: reads an identity from a photo.
+        boxes: where each identity is on a canvas, if all are in one picture: their own keypoints are then
+            fitted to their boxes, and one drawing holds them all.
 
     Raises:
         BadInput: none of these, or a needed identity holds no keypoints.
@@ -64,10 +64,11 @@ class PoseDrawer:
         people: Sequence[Identity],
         config: InstantIDConfig,
         read: Callable[[Any], Identity],
+        boxes: Callable[[Canvas], list[Box] | None] = lambda _: None,
     ):
-        self._config, self._read = config, read
+        self._config, self._read, self._boxes = config, read, boxes
         if pose is None:
-            self._poses = [self._fitted(person, None) for person in people]
+            self._poses = [self._fitted(person, None, number) for number, person in enumerate(people)]
         elif isinstance(pose, (list, tuple)) and not _is_points(pose):
             if len(pose) != len(people):
                 raise BadInput(f"{len(pose)} poses for {len(people)} identities")
@@ -80,7 +81,9 @@ class PoseDrawer:
             self._poses = [self._one(pose)]
 
     def __call__(self, canvas: Canvas) -> Tensor:
-        return torch.cat([draw(canvas) for draw in self._poses])
+        drawings = torch.cat([draw(canvas) for draw in self._poses])
+        # Drawings are light on black.
+        return drawings if self._boxes(canvas) is None else drawings.amax(dim=0, keepdim=True)
 
     def _draw(self, points: np.ndarray, canvas: Canvas) -> Tensor:
         config = self._config
@@ -88,15 +91,21 @@ class PoseDrawer:
         return to_tensor(drawing, canvas)
 
     def _fitted(
-        self, person: Identity, freedom: tuple[float, float, float] | None
+        self, person: Identity, freedom: tuple[float, float, float] | None, number: int | None = None
     ) -> Callable[[Canvas], Tensor]:
+        """``number``: which box of the canvas the face is fitted to; None: the whole canvas."""
         points, size = person.keypoints, person.image_size
         if points is None or size is None:
             raise BadInput("the identity holds no keypoints: give pose=, or scale={'net': 0}")
         framing = self._config.framing
-        return lambda canvas: self._draw(
-            fit_keypoints(points, size, canvas, framing=framing, freedom=freedom), canvas
-        )
+
+        def draw(canvas: Canvas) -> Tensor:
+            boxes = None if number is None else self._boxes(canvas)
+            x, y, *box = (0, 0, *canvas) if boxes is None or number is None else boxes[number]
+            fitted = fit_keypoints(points, size, (box[0], box[1]), framing=framing, freedom=freedom)
+            return self._draw(fitted + np.array([x, y], dtype=np.float32), canvas)
+
+        return draw
 
     def _one(self, pose: Any) -> Callable[[Canvas], Tensor]:
         if isinstance(pose, Identity):

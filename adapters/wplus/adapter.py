@@ -19,6 +19,7 @@ from idpersona.adapters.base import Adapter, People, as_people, feature_rows, re
 from idpersona.adapters.checkpoint import load_component
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.key_values import check_geometry
+from idpersona.adapters.placing import place_people
 from idpersona.adapters.wplus.branch import ResidualBranch
 from idpersona.adapters.wplus.config import WPlusConfig
 from idpersona.adapters.wplus.convert import read_published
@@ -32,7 +33,6 @@ from idpersona.adapters.wplus.directions import (
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
 from idpersona.errors import BadInput
 from idpersona.identity import Identity
-from idpersona.seams.mask import as_mask
 from idpersona.seams.scale import check_scale, check_window
 from idpersona.seams.scope import attach_scope, denoiser
 
@@ -183,7 +183,7 @@ class WPlus(Adapter):
     def attach(
         self,
         pipe: Any,
-        identity: People | None = None,
+        identity: People | Mapping[Identity, Any] | None = None,
         *,
         scale: float | Mapping[str, float] = 1.0,
         pose: Any = None,
@@ -206,21 +206,26 @@ class WPlus(Adapter):
             raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
         named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale}
         own = check_scale(named.pop("identity", 1.0), "scale identity")
-        people = as_people(identity, self.name, kind="face")
+        placed = place_people(identity, self.name, mask, pipe, kind="face")
         self.check_fits(denoiser(pipe))
         self.to(pipe._execution_device)
-        if "edit" in options:
-            amounts = parse_edits(options["edit"])
-            people = [self.edit(person, options.get("directions"), **amounts) for person in people]
-        branch = ResidualBranch(
-            self.cross_attention,
-            self.tokens(people),
-            unconditional=self.unconditional_tokens(),
-            scale=own,
-            scales=named,
-            mask=None if mask is None else as_mask(mask),
-            start=start or options.get("delay", self.config.delay),
-            end=end,
-        )
-        with attach_scope(pipe, cross=[branch]):
+        amounts = parse_edits(options["edit"]) if "edit" in options else {}
+        cross = []
+        for place in placed.places:
+            people = place.people
+            if amounts:
+                people = [self.edit(person, options.get("directions"), **amounts) for person in people]
+            cross.append(
+                ResidualBranch(
+                    self.cross_attention,
+                    self.tokens(people),
+                    unconditional=self.unconditional_tokens(),
+                    scale=own,
+                    scales=named,
+                    mask=place.mask,
+                    start=start or options.get("delay", self.config.delay),
+                    end=end,
+                )
+            )
+        with attach_scope(pipe, cross=cross):
             yield

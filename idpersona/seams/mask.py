@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from idpersona.errors import BadInput, SeamError
+from idpersona.seams.call import Call
 
 
 def as_mask(mask: Any) -> Tensor:
@@ -48,6 +49,15 @@ def as_mask(mask: Any) -> Tensor:
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise BadInput("a mask must hold numbers from 0 to 1")
     return values
+
+
+MaskFor = Callable[[Call], Tensor]
+"""A mask that is known when the canvas is."""
+
+
+def mask_of(mask: Tensor | MaskFor | None, call: Call) -> Tensor | None:
+    """The mask for the pass under way."""
+    return mask(call) if callable(mask) else mask
 
 
 def layer_grid(size: tuple[int, int], tokens: int) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from idpersona.errors import BadInput, SeamError
 from idpersona.seams.call import Call, call_scope
-from idpersona.seams.mask import mask_like
+from idpersona.seams.mask import MaskFor, mask_like, mask_of
 from idpersona.seams.scale import check_scale, check_window
 
 Residuals = tuple[list[Tensor], Tensor]
@@ -41,9 +41,11 @@ class ControlNetBranch:
         tokens: [people, n, dim] context of the net; None gives it the text, as a plain ControlNet has it.
         unconditional: [1, n, dim], the context of unconditional rows.
         scale: factor on all residuals; 0 skips the net.
-        mask: [people or 1, 1, H, W] in 0..1 over the canvas.
+        mask: [people or 1, 1, H, W] in 0..1 over the canvas, or a function that gives it for a :class:`Call`.
         start, end: the window of steps, as fractions.
         guess_mode: the net sees the conditional rows only and the others get no residuals.
+        together: all people are in every picture, each in its own mask, before one condition picture. The net
+            runs for all of them in one batch.
     """
 
     def __init__(
@@ -54,31 +56,36 @@ class ControlNetBranch:
         tokens: Tensor | None = None,
         unconditional: Tensor | None = None,
         scale: float = 1.0,
-        mask: Tensor | None = None,
+        mask: Tensor | MaskFor | None = None,
         start: float = 0.0,
         end: float = 1.0,
         guess_mode: bool = False,
+        together: bool = False,
     ):
         check_window(start, end)
         self.net, self.image, self.tokens, self.unconditional = net, image, tokens, unconditional
         self.scale = check_scale(scale)
         self.mask, self.start, self.end, self.guess_mode = mask, start, end, guess_mode
         self._picture: tuple[tuple[int, int], Tensor] | None = None
-        if tokens is not None and mask is not None and mask.shape[0] not in (1, tokens.shape[0]):
+        self.together = together
+        if isinstance(mask, Tensor) and tokens is not None and mask.shape[0] not in (1, tokens.shape[0]):
             raise BadInput(f"{mask.shape[0]} masks for {tokens.shape[0]} identities")
 
     def residuals(self, inputs: dict[str, Any], call: Call) -> Residuals | None:
         if self.scale == 0.0 or call.quiet or not call.within(self.start, self.end):
             return None
         half = self.guess_mode and call.guided
+        times = len(self.tokens) if self.together and self.tokens is not None else 1
 
         def part(x: Tensor) -> Tensor:
-            return x.chunk(2)[1] if half else x
+            own = x.chunk(2)[1] if half else x
+            return own if times == 1 else own.repeat(times, *[1] * (own.ndim - 1))
 
         net: Any = self.net
         kind = net.dtype
         sample = part(inputs["sample"])[:, : net.config["in_channels"]]
         text = inputs["encoder_hidden_states"]
+        time = inputs["timestep"]
         # SDXL's pooled text and sizes; an IP-Adapter's picture embeddings, a list, are the denoiser's alone.
         added = {
             name: part(value).to(kind)
@@ -87,7 +94,7 @@ class ControlNetBranch:
         }
         down, mid = net(
             sample.to(kind),
-            inputs["timestep"],
+            part(time) if isinstance(time, Tensor) and time.numel() > 1 else time,
             encoder_hidden_states=(part(text) if self.tokens is None else self._context(call, half)).to(kind),
             controlnet_cond=self._condition(call, half).to(sample.device, kind),
             conditioning_scale=self.scale,
@@ -96,9 +103,15 @@ class ControlNetBranch:
             return_dict=False,
         )
         found = [x.to(sample.dtype) for x in (*down, mid)]
-        if self.mask is not None:
-            rows = self._rows(call, self.mask.shape[0], half)
-            found = [x * mask_like(self.mask, x, rows) for x in found]
+        mask = mask_of(self.mask, call)
+        if mask is not None:
+            if self.together:
+                rows = [person for person in range(times) for _ in range(len(sample) // times)]
+            else:
+                rows = self._rows(call, mask.shape[0], half)
+            found = [x * mask_like(mask, x, rows) for x in found]
+        if times > 1:
+            found = [x.unflatten(0, (times, -1)).sum(dim=0) for x in found]
         if half:
             found = [torch.cat([torch.zeros_like(x), x]) for x in found]
         return found[:-1], found[-1]
@@ -111,6 +124,11 @@ class ControlNetBranch:
         tokens = self.tokens
         if tokens is None:
             raise SeamError("a net without tokens takes the text")
+        if self.together:
+            return torch.cat([self._rows_of(call, one[None], half) for one in tokens])
+        return self._rows_of(call, tokens, half)
+
+    def _rows_of(self, call: Call, tokens: Tensor, half: bool) -> Tensor:
         split = call.guided and self.unconditional is not None
         context = torch.cat([self.unconditional.to(tokens), tokens]) if split else tokens  # type: ignore[union-attr]
         return context[self._rows(call, tokens.shape[0], half, unconditional=split)]
@@ -122,7 +140,12 @@ class ControlNetBranch:
             if self._picture is None or self._picture[0] != call.size:
                 self._picture = (call.size, self.image(call))
             picture = self._picture[1]
-        return picture[self._rows(call, picture.shape[0], half)]
+        picture = picture[self._rows(call, picture.shape[0], half)]
+        return (
+            picture.repeat(len(self.tokens), 1, 1, 1)
+            if self.together and self.tokens is not None
+            else picture
+        )
 
     def release(self) -> None:
         self._picture = None

@@ -19,7 +19,7 @@ from idpersona.errors import BadInput, SeamError
 from idpersona.seams.call import Call
 from idpersona.seams.host import Attend, add_mixer, remove_mixer
 from idpersona.seams.layers import LayerBranch, attention_layers, layer_scope
-from idpersona.seams.mask import mask_at
+from idpersona.seams.mask import MaskFor, mask_at, mask_of
 from idpersona.seams.scale import check_window
 
 SelfBranch = LayerBranch
@@ -167,7 +167,8 @@ class MixedBranch:
         layers: names of the self-attention layers.
         strength: > 0, factor on the attention that the source's keys draw; 1 is the published form.
         style_merge: K and V get the mean over tokens of K_s and V_s first (:func:`adain_mean`).
-        mask: [people or 1, 1, H, W] in 0..1 over the canvas; outside, the readers attend to themselves alone.
+        mask: [people or 1, 1, H, W] in 0..1 over the canvas, or a function that gives it; outside, the
+            readers attend to themselves alone.
         start, end: the window of steps, as fractions.
     """
 
@@ -178,7 +179,7 @@ class MixedBranch:
         *,
         strength: float = 1.0,
         style_merge: bool = False,
-        mask: Tensor | None = None,
+        mask: Tensor | MaskFor | None = None,
         start: float = 0.0,
         end: float = 1.0,
     ):
@@ -198,9 +199,10 @@ class MixedBranch:
         if not self.active:
             return
         self.pairs = self.source.rows(call)
-        if self.mask is not None:
-            rows = call.row_index(self.mask.shape[0], unconditional=False)
-            self.region = self.mask[rows].to(call.device)
+        region = mask_of(self.mask, call)
+        if region is not None:
+            rows = call.row_index(region.shape[0], unconditional=False)
+            self.region = region[rows].to(call.device)
 
     def at(self, layer: str, call: Call) -> _Mixed:
         term = _Mixed(self, layer, call)

@@ -11,7 +11,7 @@ from torch import Tensor
 from idpersona.attention.kernels import Kernel, sdpa
 from idpersona.errors import BadInput, SeamError
 from idpersona.seams.call import Call
-from idpersona.seams.mask import mask_at
+from idpersona.seams.mask import MaskFor, mask_at, mask_of
 from idpersona.seams.scale import check_scale, check_window, resolve_scales
 
 
@@ -69,7 +69,7 @@ class TokenBranch:
         unconditional: [1, n, dim], what unconditional rows see; without it they see the person too.
         scale: one number, or a tensor [rows] or [] that may carry gradients (training: a gate per row).
         scales: numbers by layer name pattern, which replace ``scale`` there.
-        mask: [people or 1, 1, H, W] in 0..1 over the canvas.
+        mask: [people or 1, 1, H, W] in 0..1 over the canvas, or a function that gives it for a :class:`Call`.
         start, end: the window of steps, as fractions.
         kernel: how attention is computed, see :mod:`idpersona.attention.kernels`.
 
@@ -88,7 +88,7 @@ class TokenBranch:
         unconditional: Tensor | None = None,
         scale: float | Tensor = 1.0,
         scales: Mapping[str, float] | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | MaskFor | None = None,
         start: float = 0.0,
         end: float = 1.0,
         kernel: Kernel = sdpa,
@@ -96,7 +96,7 @@ class TokenBranch:
         check_window(start, end)
         if tokens.ndim != 3:
             raise BadInput(f"identity tokens must be [people, n, dim], got {tuple(tokens.shape)}")
-        if mask is not None and mask.shape[0] not in (1, tokens.shape[0]):
+        if isinstance(mask, Tensor) and mask.shape[0] not in (1, tokens.shape[0]):
             raise BadInput(f"{mask.shape[0]} masks for {tokens.shape[0]} identities")
         self.projections, self.tokens, self.unconditional = projections, tokens, unconditional
         self.mask, self.start, self.end, self.kernel = mask, start, end, kernel
@@ -125,7 +125,7 @@ class TokenBranch:
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._compute(call)
             return
-        key = (call.run, call.rows, call.guided)
+        key = (call.run, call.rows, call.guided, call.size)
         # The tensors themselves are compared and kept: an address may be given to another tensor later.
         kept = self._cached
         if (
@@ -147,9 +147,9 @@ class TokenBranch:
         rows = call.row_index(self.tokens.shape[0], unconditional=split)
         computed = self.projections(context, self.layers)
         spread = rows != list(range(context.shape[0]))
-        masks = None
-        if self.mask is not None:
-            masks = self.mask.to(context.device)[call.row_index(self.mask.shape[0], unconditional=False)]
+        masks = mask_of(self.mask, call)
+        if masks is not None:
+            masks = masks.to(context.device)[call.row_index(masks.shape[0], unconditional=False)]
         for term in self._terms:
             keys, values = computed[term.layer]
             term.keys, term.values = (keys[rows], values[rows]) if spread else (keys, values)
