@@ -52,6 +52,8 @@ def attach_scope(
     with contextlib.ExitStack() as stack:
         if text:
             stack.enter_context(text_scope(pipe, text))
+        if not text:
+            denoiser(pipe)  # refused even where there is nothing to do
         if cross or self_attention or residual:
             model = denoiser(pipe)
             call = stack.enter_context(call_scope(model, pipe))
