@@ -16,6 +16,8 @@ METHODS = {
     "infinite-id": ("idpersona.adapters.infinite_id.adapter", "InfiniteID"),
     "wplus": ("idpersona.adapters.wplus.adapter", "WPlus"),
     "anymaker": ("idpersona.adapters.anymaker.adapter", "AnyMaker"),
+    "ip-adapter": ("idpersona.adapters.ip_adapter.adapter", "IPAdapter"),
+    "faceid": ("idpersona.adapters.ip_adapter.adapter", "FaceID"),
     "decor": ("idpersona.adapters.decor.adapter", "Decor"),
 }
 """Registry name of a method -> (module, class), imported when it is asked for."""

@@ -17,6 +17,7 @@ from torch import nn
 from idpersona.adapters.checkpoint import read_json
 from idpersona.errors import BadInput, CheckpointError, OutputError
 from idpersona.identity import Identity
+from idpersona.seams.cross import cross_layers
 from idpersona.seams.scale import check_window
 
 FORMAT_VERSION = 1
@@ -184,6 +185,11 @@ class Adapter:
         except OSError as error:
             raise OutputError(f"cannot write the adapter to {target}: {error}") from error
         return target
+
+    @classmethod
+    def published_options(cls, unet: nn.Module) -> dict[str, Any]:
+        """What ``from_pretrained`` has to know of a base to read a published layout."""
+        return {"layers": list(cross_layers(unet))}
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:

@@ -16,14 +16,15 @@ from importlib import resources
 _SECTIONS = {"down_blocks": 0, "up_blocks": 1, "mid_block": 2}
 
 
-def _place(name: str) -> tuple[int | str, ...]:
+def place_of(name: str) -> tuple[int | str, ...]:
+    """Where a layer comes in the published order."""
     parts = [int(part) if part.isdigit() else part for part in re.split(r"\.", name)]
     return (_SECTIONS.get(str(parts[0]), 3), *(part for part in parts if isinstance(part, int)))
 
 
 def numbered(layers: Iterable[str]) -> dict[int, str]:
     """{odd number: layer name} for the cross-attention layers of a base."""
-    return {2 * i + 1: name for i, name in enumerate(sorted(layers, key=_place))}
+    return {2 * i + 1: name for i, name in enumerate(sorted(layers, key=place_of))}
 
 
 @cache

@@ -15,6 +15,7 @@ from idpersona.devices import as_device, as_dtype
 from idpersona.errors import BadInput, MissingWeights, UnknownName, first_line
 from idpersona.registry.hub import hub_client, unreachable_base
 
+_FILES = (".safetensors", ".bin", ".pt", ".ckpt")
 FAMILIES = {"mini": 192, "sd15": 768, "sdxl": None}
 """Bases that adapters are registered for -> width of the text; SDXL is known by its other inputs."""
 
@@ -31,13 +32,11 @@ def load(
     unet = getattr(base, "unet", None)
     if name in METHODS and adapter_class(str(name)).weightless:
         return adapter_class(str(name))(**options)
-    folder, method = _find(name, base)
+    place, method = _find(name, base)
     kind = adapter_class(method)
-    if not (folder / "adapter.json").is_file() and isinstance(unet, nn.Module):
-        from idpersona.seams.cross import cross_layers
-
-        options.setdefault("layers", list(cross_layers(unet)))
-    adapter = kind.from_pretrained(folder, **options)
+    if not (place / "adapter.json").is_file() and isinstance(unet, nn.Module):
+        options = {**kind.published_options(unet), **options}
+    adapter = kind.from_pretrained(place, **options)
     if isinstance(unet, nn.Module):
         adapter.check_fits(unet)
         device = device or unet.device  # type: ignore[assignment]
@@ -53,18 +52,18 @@ def known_method(name: str) -> str | None:
         return name
     if name in WEIGHTS:
         return _method_of(locate(name)) if WEIGHTS[name].kind == "adapter" else None
-    return _method_of(Path(name)) if Path(name).is_dir() else None
+    return _method_of(Path(name)) if Path(name).exists() else None
 
 
 def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
-    """Folder of the weights, and the method they are of."""
-    from idpersona.registry import WEIGHTS, locate
+    """Folder or file of the weights, and the method they are of."""
+    from idpersona.registry import WEIGHTS
 
     text = os.fspath(name)
     folder = Path(name)
     # A name of the registry means its weights and their licence, whatever folders lie around.
     registered = isinstance(name, str) and (name in METHODS or name in WEIGHTS)
-    if folder.is_dir() and not registered:
+    if (folder.is_dir() or (folder.suffix in _FILES and folder.is_file())) and not registered:
         return folder, _method_of(folder)
     if text in METHODS:
         family = base_family(base)
@@ -74,23 +73,45 @@ def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
                 f"no weights of '{text}' for bases like {family} are registered: "
                 "give the folder of a checkpoint instead of the name"
             )
-        return locate(entry), text
+        return _registered(entry), text
     if text in WEIGHTS and WEIGHTS[text].kind == "adapter":
-        found = locate(text)
+        found = _registered(text)
         return found, _method_of(found)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         found = _snapshot(text)
         return found, _method_of(found)
     if isinstance(name, os.PathLike) or "/" in text:
         raise MissingWeights(
-            f"there is no folder {text}: give an adapter name ({', '.join(METHODS)}) or a hub id"
+            f"there is no folder and no file {text}: give an adapter name ({', '.join(METHODS)}) or a hub id"
         )
     raise UnknownName("adapter", text, METHODS)
 
 
-def _method_of(folder: Path) -> str:
-    """What an adapter of ours says it is; every published layout that is read is InstantID's."""
-    return read_head(folder)["method"] if (folder / "adapter.json").is_file() else "instantid"
+def _registered(name: str) -> Path:
+    """Where registered weights lie: their folder, or the one file that they are."""
+    from idpersona.registry import get_weight, locate
+
+    files = [file for file in get_weight(name).files if Path(file).suffix in _FILES]
+    folder = locate(name)
+    # A snapshot of the hub may hold other adapters' files in the same folder.
+    return folder / files[0] if len(get_weight(name).files) == 1 == len(files) else folder
+
+
+def _method_of(place: Path) -> str:
+    """What an adapter of ours says it is; published layouts are known by the names of their files."""
+    if (place / "adapter.json").is_file():
+        return read_head(place)["method"]
+    names = [file.name.lower() for file in ([place] if place.is_file() else sorted(place.iterdir()))]
+    if any(name.startswith("wplus_adapter") for name in names):
+        return "wplus"
+    own = [
+        name
+        for name in names
+        if name.startswith(("ip-adapter-", "ip-adapter_")) and Path(name).suffix in _FILES
+    ]
+    if own:
+        return "faceid" if "faceid" in own[0] else "ip-adapter"
+    return "instantid"
 
 
 def _snapshot(repository: str) -> Path:

@@ -59,9 +59,16 @@ for _name, _module, _function in (
     ("buffalo_l", "insightface_pack", "buffalo_l"),
     ("mini-vit", "published", "mini_vit"),
     ("clip-h", "published", "clip_h"),
+    ("clip-h-face-penultimate", "published", "clip_h_face_penultimate"),
     ("mini-wplus", "published", "mini_wplus"),
     ("e4e", "published", "e4e"),
 ):
     register_encoder(_name, _lazy(_module, _function))
-for _name, _function in (("mini-vit-object", "mini_vit_object"), ("dinov2", "dinov2"), ("mae", "mae")):
+for _name, _function in (
+    ("mini-vit-object", "mini_vit_object"),
+    ("dinov2", "dinov2"),
+    ("mae", "mae"),
+    ("clip-h-embed", "clip_h_embed"),
+    ("clip-h-penultimate", "clip_h_penultimate"),
+):
     register_encoder(_name, _lazy("published", _function), subject="object")

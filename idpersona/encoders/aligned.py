@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from idpersona.encoders.alignment import ffhq_face, frame_face
+from idpersona.encoders.alignment import align, ffhq_face, frame_face
 from idpersona.encoders.base import Face, FaceEncoder, Faces, Measure
 from idpersona.encoders.catalogue import get_encoder
 from idpersona.encoders.masks import head_mask
@@ -64,6 +64,11 @@ def eyes_at(eye_distance: float, eye_line: float) -> Crop:
         return frame_face(photo, keypoints, side, eye_distance=eye_distance, eye_line=eye_line)
 
     return Crop(cut, f"face framed by its eyes (distance {eye_distance}, line {eye_line})")
+
+
+def arcface() -> Crop:
+    """At the ArcFace template, as InsightFace's own crop."""
+    return Crop(lambda photo, keypoints, side: align(photo, keypoints, side), "ArcFace template")
 
 
 def ffhq_head() -> Crop:
@@ -120,6 +125,11 @@ class AlignedFace:
     @property
     def provider(self) -> str:
         return self.network.provider
+
+    def nothing(self) -> np.ndarray:
+        """float32 [tokens, dim] of a picture of zeros, which stands for nobody."""
+        network: Any = self.network
+        return network.nothing()
 
     def detect(self, image: Image.Image) -> Faces:
         """The finder's faces."""

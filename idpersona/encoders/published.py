@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from idpersona.encoders.aligned import AlignedFace, Crop, eyes_at, ffhq_head
+from idpersona.encoders.aligned import AlignedFace, Crop, arcface, eyes_at, ffhq_head
 from idpersona.encoders.e4e import E4EModel
 from idpersona.encoders.style import StyleModel
 from idpersona.encoders.vit import ObjectTokens, TokenModel
@@ -23,6 +24,29 @@ def mini_vit(folder: str | Path | None = None) -> AlignedFace:
 def clip_h(folder: str | Path | None = None) -> AlignedFace:
     """OpenCLIP ViT-H/14's hidden states of an aligned face; MissingWeights when it is not there."""
     return _aligned("clip-h", folder, CLIP_FRAME)
+
+
+def clip_h_embed(folder: str | Path | None = None) -> ObjectTokens:
+    """OpenCLIP ViT-H/14's projected embedding of a whole picture (IP-Adapter)."""
+    return _clip_object("clip-h-embed", folder, "embed")
+
+
+def clip_h_penultimate(folder: str | Path | None = None) -> ObjectTokens:
+    """OpenCLIP ViT-H/14's hidden states before the last layer, of a whole picture (IP-Adapter Plus)."""
+    return _clip_object("clip-h-penultimate", folder, "penultimate")
+
+
+def clip_h_face_penultimate(folder: str | Path | None = None) -> AlignedFace:
+    """The same of a face aligned to the ArcFace template (FaceID-Plus, Plus-Face, Full-Face)."""
+    model = TokenModel("clip-h", locate("clip-h") if folder is None else folder, output="penultimate")
+    return AlignedFace("clip-h-face-penultimate", model, arcface(), licence=get_weight("clip-h").licence)
+
+
+def _clip_object(
+    name: str, folder: str | Path | None, output: Literal["embed", "penultimate"]
+) -> ObjectTokens:
+    model = TokenModel("clip-h", locate("clip-h") if folder is None else folder, output=output)
+    return ObjectTokens(name, model, licence=get_weight("clip-h").licence)
 
 
 def mini_wplus(folder: str | Path | None = None) -> AlignedFace:

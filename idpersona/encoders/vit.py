@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,13 +46,20 @@ class TokenModel:
         folder: of ``transformers``, with ``config.json`` and safetensors; its ``preprocessor_config.json``
             says mean and spread of the colours (ImageNet's where there is none).
         side: width and height of its pictures in pixels, for models that take several; None: the model's own.
+        output: ``last`` hidden states, ``penultimate`` ones, or the one ``embed`` of CLIP's projection.
 
     Raises:
         MissingWeights: nothing that can be loaded lies there.
     """
 
-    def __init__(self, name: str, folder: str | Path, side: int | None = None):
-        self.name, self.folder, self._side = name, Path(folder), side
+    def __init__(
+        self,
+        name: str,
+        folder: str | Path,
+        side: int | None = None,
+        output: Literal["last", "penultimate", "embed"] = "last",
+    ):
+        self.name, self.folder, self._side, self.output = name, Path(folder), side, output
         if not (self.folder / "config.json").is_file():
             raise MissingWeights(
                 f"encoder '{name}' needs its weights in {self.folder}: run idpersona models pull {name}"
@@ -61,10 +68,11 @@ class TokenModel:
     @cached_property
     def model(self) -> Any:
         """The network, loaded when it is first needed."""
-        from transformers import AutoModel, CLIPVisionModel
+        from transformers import AutoModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
         kind = json.loads((self.folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-        loader: Any = CLIPVisionModel if kind.startswith("clip") else AutoModel
+        clip: Any = CLIPVisionModelWithProjection if self.output == "embed" else CLIPVisionModel
+        loader: Any = clip if kind.startswith("clip") else AutoModel
         try:
             model: Any = loader.from_pretrained(self.folder, dtype=torch.float32, local_files_only=True)
         except Exception as error:  # transformers and safetensors share no error type for a damaged folder
@@ -82,11 +90,14 @@ class TokenModel:
     @property
     def dim(self) -> int:
         """Length of a token."""
-        return int(self.model.config.hidden_size)
+        config = self.model.config
+        return int(config.projection_dim if self.output == "embed" else config.hidden_size)
 
     @property
     def tokens(self) -> int:
         """Tokens of one picture, the class token among them."""
+        if self.output == "embed":
+            return 1
         return (self.side // int(self.model.config.patch_size)) ** 2 + 1
 
     @cached_property
@@ -111,13 +122,27 @@ class TokenModel:
         """Device that the network runs on."""
         return str(self.model.device)
 
-    @torch.inference_mode()
     def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """Tokens float32 [n, tokens, dim] of RGB pictures of the model's size."""
         mean, spread = (torch.tensor(part).view(1, 3, 1, 1) for part in self.colours)
         pixels = torch.from_numpy(np.stack([np.asarray(p.convert("RGB")) for p in pictures]))
         values = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / spread
-        return all_tokens(self.model, values.to(self.model.device)).float().cpu().numpy()
+        return self._run(values)
+
+    def nothing(self) -> np.ndarray:
+        """Tokens float32 [tokens, dim] of a picture that is zero after standardising its colours."""
+        return self._run(torch.zeros(1, 3, self.side, self.side))[0]
+
+    @torch.inference_mode()
+    def _run(self, values: Tensor) -> np.ndarray:
+        model, values = self.model, values.to(self.model.device)
+        if self.output == "embed":
+            found = model(values).image_embeds[:, None]
+        elif self.output == "penultimate":
+            found = model(values, output_hidden_states=True).hidden_states[-2]
+        else:
+            found = all_tokens(model, values)
+        return found.float().cpu().numpy()
 
 
 class ObjectTokens:
@@ -156,6 +181,10 @@ class ObjectTokens:
     @property
     def provider(self) -> str:
         return self.model.provider
+
+    def nothing(self) -> np.ndarray:
+        """float32 [tokens, dim] of a picture of zeros, which stands for none."""
+        return self.model.nothing()
 
     def embed_image(self, image: Image.Image) -> np.ndarray:
         """float32 [tokens, dim] of an RGB picture."""

@@ -26,6 +26,59 @@ SD_LAYOUT = (
 )
 
 
+IP_ADAPTERS = (
+    ("ip-adapter-sd15", "sd15", "h94/IP-Adapter:models", "ip-adapter_sd15.safetensors", "clip-h-embed"),
+    (
+        "ip-adapter-plus-sd15",
+        "sd15",
+        "h94/IP-Adapter:models",
+        "ip-adapter-plus_sd15.safetensors",
+        "clip-h-penultimate",
+    ),
+    (
+        "ip-adapter-plus-face-sd15",
+        "sd15",
+        "h94/IP-Adapter:models",
+        "ip-adapter-plus-face_sd15.safetensors",
+        "clip-h-penultimate",
+    ),
+    (
+        "ip-adapter",
+        "sdxl",
+        "h94/IP-Adapter:sdxl_models",
+        "ip-adapter_sdxl_vit-h.safetensors",
+        "clip-h-embed",
+    ),
+    ("faceid-sd15", "sd15", "h94/IP-Adapter-FaceID", "ip-adapter-faceid_sd15.bin", ""),
+    (
+        "faceid-plusv2-sd15",
+        "sd15",
+        "h94/IP-Adapter-FaceID",
+        "ip-adapter-faceid-plusv2_sd15.bin",
+        "clip-h-face-penultimate",
+    ),
+    ("faceid", "sdxl", "h94/IP-Adapter-FaceID", "ip-adapter-faceid_sdxl.bin", ""),
+)
+"""Name, base, hub id, file, and encoder of the picture ("" where only the face vector is read)."""
+
+
+def _ip_adapter(name: str, base: str, source: str, file: str, picture: str) -> Weight:
+    face = "faceid" in name
+    reads = (("buffalo_l",) if face else ()) + ((picture,) if picture else ())
+    return Weight(
+        name=name,
+        kind="adapter",
+        place="hub",
+        source=source,
+        files=_unpinned(file),
+        licence="needs InsightFace weights: non-commercial" if face else "Apache-2.0",
+        commercial=not face,
+        preprocessing=f"features of {', '.join(reads)}",
+        needs=(base, *(("buffalo_l",) if face else ()), *(("clip-h",) if picture else ())),
+        reads=reads,
+    )
+
+
 def _pins(name: str) -> dict[str, Pin]:
     manifest = json.loads(resources.files("idpersona.registry").joinpath("manifest.json").read_text("utf-8"))
     return {path: (pin["sha256"], pin["size"]) for path, pin in manifest.get(name, {}).items()}
@@ -174,6 +227,7 @@ def _build() -> Mapping[str, Weight]:
             preprocessing="W+ codes of e4e",
             needs=("sd15", "e4e"),
         ),
+        *(_ip_adapter(*line) for line in IP_ADAPTERS),
         Weight(
             name="dinov2",
             kind="encoder",

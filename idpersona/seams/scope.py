@@ -11,6 +11,7 @@ from torch import nn
 from idpersona.errors import SeamError
 from idpersona.seams.call import call_scope
 from idpersona.seams.cross import CrossBranch, cross_scope
+from idpersona.seams.linear import LowRankBranch, low_rank_scope
 from idpersona.seams.residual import ResidualBranch, residual_scope
 from idpersona.seams.self_attention import SelfBranch, self_scope
 from idpersona.seams.stream import SecondStream, stream_scope
@@ -37,6 +38,7 @@ def attach_scope(
     self_attention: Sequence[SelfBranch] = (),
     residual: Sequence[ResidualBranch] = (),
     streams: Sequence[SecondStream] = (),
+    low_rank: Sequence[LowRankBranch] = (),
     text: Sequence[TextEdit] = (),
 ) -> Iterator[None]:
     """Attach branches to ``pipe`` and take them out again, however the scope is left.
@@ -44,8 +46,8 @@ def attach_scope(
     Branches that touch no layer are left out, so that with nothing to do the pipeline is not touched.
 
     Raises:
-        SeamError: see :func:`cross_scope`, :func:`self_scope`, :func:`residual_scope`, :func:`stream_scope`
-            and :func:`text_scope`.
+        SeamError: see :func:`cross_scope`, :func:`self_scope`, :func:`low_rank_scope`,
+            :func:`residual_scope`, :func:`stream_scope` and :func:`text_scope`.
     """
     cross = [branch for branch in cross if branch.layers]
     self_attention = [branch for branch in self_attention if branch.layers]
@@ -54,13 +56,15 @@ def attach_scope(
             stack.enter_context(text_scope(pipe, text))
         if not text:
             denoiser(pipe)  # refused even where there is nothing to do
-        if cross or self_attention or residual:
+        if cross or self_attention or residual or low_rank:
             model = denoiser(pipe)
             call = stack.enter_context(call_scope(model, pipe))
             if cross:
                 stack.enter_context(cross_scope(model, cross, call=call))
             if self_attention:
                 stack.enter_context(self_scope(model, self_attention, call=call))
+            if low_rank:
+                stack.enter_context(low_rank_scope(model, low_rank, call=call))
             if residual:
                 stack.enter_context(residual_scope(model, residual, call=call))
             if streams:

@@ -23,9 +23,10 @@ from idpersona.adapters.base import Adapter
 from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.identity import Feature, Identity
-from idpersona.testing import anymaker, tiny_components
+from idpersona.testing import anymaker, ip_adapter, tiny_components
 from idpersona.testing.anymaker import tiny_anymaker
 from idpersona.testing.infinite_id import tiny_infinite_id
+from idpersona.testing.ip_adapter import tiny_faceid, tiny_ip_adapter
 from idpersona.testing.wplus import tiny_wplus
 
 PROMPT = "a photo of a smiling man"
@@ -186,6 +187,24 @@ def _anymaker(base: str) -> Row:
     return Row(f"anymaker-{base}", pipe, adapter, seams, size, features, kind="object", lacks=lacks)
 
 
+def _ip_adapter(base: str) -> Row:
+    pipe, size = _pipe(base)
+    adapter = tiny_ip_adapter(pipe.unet)
+    features = {"clip-h-embed": (1, ip_adapter.IMAGE_DIM)}
+    return Row(f"ip-adapter-{base}", pipe, adapter, ("identity",), size, features, lacks=dict(NO_NET))
+
+
+def _faceid(base: str) -> Row:
+    pipe, size = _pipe(base)
+    adapter = tiny_faceid(pipe.unet)
+    features = {"buffalo_l": (1, ip_adapter.FACE_DIM)}
+    lacks = {
+        "test_a_full_mask_is_no_mask": "with a mask its LoRA is left out: it changes the whole picture",
+        **NO_NET,
+    }
+    return Row(f"faceid-{base}", pipe, adapter, ("identity", "lora"), size, features, lacks=lacks)
+
+
 def _decor(base: str) -> Row:
     pipe, size = _pipe(base)
     options = {"prompt": "pencil drawing with straw hats and clouds"}
@@ -253,11 +272,18 @@ METHODS: dict[str, Callable[[str], Row]] = {
     "infinite-id": _infinite_id,
     "wplus": _wplus,
     "anymaker": _anymaker,
+    "ip-adapter": _ip_adapter,
+    "faceid": _faceid,
     "decor": _decor,
 }
+NO_MINI = ("ip-adapter", "faceid")
+"""Methods that are read from published files only: there are no weights of them for mini."""
 BASES = ("mini", "sd15", "sdxl")
 ROWS: dict[str, Callable[[], Row]] = {
-    f"{method}-{base}": partial(METHODS[method], base) for method in METHODS for base in BASES
+    f"{method}-{base}": partial(METHODS[method], base)
+    for method in METHODS
+    for base in BASES
+    if base != "mini" or method not in NO_MINI
 }
 
 

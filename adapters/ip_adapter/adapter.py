@@ -1,0 +1,268 @@
+"""The IP-Adapter family: a picture's tokens, or a face's, beside the text in every cross-attention layer.
+
+Paper: IP-Adapter (arXiv:2308.06721). Read from the published files, which diffusers can load as well; here
+the tokens come from an identity, and detaching leaves nothing behind: neither processors nor FaceID's LoRA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
+from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.ip_adapter.config import IPAdapterConfig
+from idpersona.adapters.ip_adapter.convert import read_published
+from idpersona.adapters.ip_adapter.modules import IPAdapterCrossAttention, IPAdapterProjector, LowRank
+from idpersona.adapters.key_values import check_geometry
+from idpersona.adapters.placing import place_people
+from idpersona.errors import BadInput, CheckpointError
+from idpersona.identity import Identity
+from idpersona.seams.layers import attention_layers
+from idpersona.seams.linear import LowRankBranch
+from idpersona.seams.scale import check_scale
+from idpersona.seams.scope import attach_scope, denoiser
+from idpersona.seams.tokens import TokenBranch
+
+IMAGE_ENCODERS = {
+    "base": "clip-h-embed",
+    "full": "clip-h-face-penultimate",
+    "plus": "clip-h-penultimate",
+    "faceid": "none",
+    "faceid-plus": "clip-h-face-penultimate",
+}
+"""Encoder of the picture that a kind of checkpoint was published with."""
+NEEDS_FACE = ("faceid", "faceid-plus")
+_PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+
+
+class IPAdapter(Adapter):
+    """See the module's docstring.
+
+    Args:
+        projector: encoder features to tokens.
+        cross_attention: keys and values of the tokens for each layer.
+        lora: FaceID's low-rank changes of the base's attention, or None.
+        config: which encoders.
+    """
+
+    name: ClassVar[str] = "ip-adapter"
+    kinds: ClassVar[tuple[str, ...]] = ("base", "plus", "full")
+    options: ClassVar[Mapping[str, type]] = {}
+
+    def __init__(
+        self,
+        projector: IPAdapterProjector,
+        cross_attention: IPAdapterCrossAttention,
+        lora: LowRank | None = None,
+        config: IPAdapterConfig | None = None,
+    ):
+        self.projector, self.cross_attention, self.lora = projector, cross_attention, lora
+        self.kind: str = projector.config["kind"]
+        if self.kind not in self.kinds:
+            other = next(c.name for c in (IPAdapter, FaceID) if self.kind in c.kinds)
+            raise CheckpointError(f"a checkpoint of kind '{self.kind}' is for '{other}', not '{self.name}'")
+        face = "buffalo_l" if self.kind in NEEDS_FACE else "none"
+        self.config = config or IPAdapterConfig(IMAGE_ENCODERS[self.kind], face)
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        named = (self.config.face_encoder, self.config.image_encoder)
+        return tuple(name for name in named if name != "none")
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        parts: dict[str, nn.Module] = {"projector": self.projector, "cross_attention": self.cross_attention}
+        return parts if self.lora is None else parts | {"lora": self.lora}
+
+    def config_dict(self) -> dict[str, Any]:
+        return self.config.to_dict()
+
+    @classmethod
+    def published_options(cls, unet: nn.Module) -> dict[str, Any]:
+        """All attention layers: FaceID's files number self-attention, too."""
+        return {"layers": [*attention_layers(unet, cross=False), *attention_layers(unet, cross=True)]}
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
+        """Load from our own layout (``adapter.json``) or, without it, a published file.
+
+        ``options`` for a published file: ``layers``, the names of all attention layers of the base, and
+        fields of :class:`IPAdapterConfig`.
+
+        Raises:
+            CheckpointError: keys, shapes or configuration do not fit.
+            BadInput: options for our own layout, which states its configuration itself.
+        """
+        folder = Path(folder)
+        if not (folder / "adapter.json").is_file():
+            return cls.from_published(folder, **options)
+        if options:
+            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
+        head = read_head(folder, cls.name)
+        return cls(
+            load_component(IPAdapterProjector, folder / "projector"),
+            load_component(IPAdapterCrossAttention, folder / "cross_attention"),
+            load_component(LowRank, folder / "lora") if "lora" in head.get("parts", ()) else None,
+            IPAdapterConfig.from_dict(head["config"]),
+        )
+
+    @classmethod
+    def from_published(
+        cls, path: str | os.PathLike[str], *, layers: Iterable[str] | None = None, **fields: Any
+    ) -> Self:
+        """Load a published file; ``layers`` are the names of all attention layers of the base.
+
+        Raises:
+            BadInput: no layers.
+            CheckpointError: the file is none, is of another kind, or does not fit the layers.
+        """
+        if layers is None:
+            raise BadInput(
+                f"{path} numbers the layers of its base: load it for one, load_adapter(path, base=pipe)"
+            )
+        found = read_published(path, layers)
+        adapter = cls(found.projector, found.cross_attention, found.lora)
+        values = adapter.config.to_dict() | {"shortcut": "plusv2" in Path(path).name.lower()} | fields
+        adapter.config = IPAdapterConfig.from_dict(values)
+        return adapter
+
+    def check_fits(self, unet: nn.Module) -> None:
+        check_geometry(self.cross_attention, unet, self.name)
+        if self.lora is not None:
+            known = attention_layers(unet, cross=True) | attention_layers(unet, cross=False)
+            missing = [layer for layer in self.lora.layers if layer not in known]
+            if missing:
+                raise CheckpointError.from_keys(
+                    f"the LoRA of this {self.name} and {type(unet).__name__}", missing
+                )
+
+    def _image(self, person: Identity) -> Tensor | None:
+        encoder, sizes = self.config.image_encoder, self.projector.config["sizes"]
+        if encoder == "none":
+            return None
+        dim = {"faceid-plus": "hidden_dims", "plus": "embed_dims"}.get(self.kind, "image_embed_dim")
+        values = torch.tensor(feature_rows(person, encoder, sizes[dim], self.name), device=self.device)
+        tokens = person.features[encoder].tokens
+        photos = values.unflatten(0, (-1, tokens)).mean(dim=0)
+        return photos.mean(dim=0, keepdim=True) if self.kind == "base" else photos[None]
+
+    def _face(self, person: Identity) -> Tensor | None:
+        encoder, sizes = self.config.face_encoder, self.projector.config["sizes"]
+        if encoder == "none":
+            return None
+        dim = sizes.get("id_embeddings_dim", sizes.get("image_embed_dim"))
+        vector = feature_rows(person, encoder, dim, self.name).mean(axis=0)
+        length = float(np.linalg.norm(vector))
+        if length < 1e-6:
+            return torch.zeros(1, dim, device=self.device)
+        return torch.tensor(vector / length, device=self.device)[None]
+
+    @torch.no_grad()
+    def tokens(self, people: People, *, structure: float = 1.0) -> Tensor:
+        """Tokens [people, n, width]; of several photos the features are averaged.
+
+        ``structure``: of FaceID-Plus v2, how much the picture adds to the face vector.
+
+        Raises:
+            IdentityFileError: an identity lacks a feature that is needed.
+            BadInput: a feature has another length.
+        """
+        rows = []
+        for person in as_people(people, self.name):
+            image, face = self._image(person), self._face(person)
+            rows.append(self.projector(image, face, shortcut=self.config.shortcut, shortcut_scale=structure))
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def unconditional_tokens(self, *, structure: float = 1.0) -> Tensor:
+        """What unconditional rows see, as the published code has it.
+
+        A vector of zeros for embeddings and face vectors; for hidden states those of a picture of zeros, for
+        which the image encoder has to be at hand.
+
+        Raises:
+            MissingWeights: the encoder is not here.
+        """
+        sizes, device = self.projector.config["sizes"], self.device
+        face = image = None
+        if self.config.face_encoder != "none":
+            face = torch.zeros(1, sizes.get("id_embeddings_dim", sizes.get("image_embed_dim")), device=device)
+        if self.kind == "base":
+            image = torch.zeros(1, sizes["image_embed_dim"], device=device)
+        elif self.config.image_encoder != "none":
+            from idpersona.encoders import get_encoder
+
+            encoder: Any = get_encoder(self.config.image_encoder)
+            image = torch.tensor(encoder.nothing(), device=device)[None]
+        return self.projector(image, face, shortcut=self.config.shortcut, shortcut_scale=structure)
+
+    @contextlib.contextmanager
+    def attach(
+        self,
+        pipe: Any,
+        identity: People | Mapping[Identity, Any] | None = None,
+        *,
+        scale: float | Mapping[str, float] = 1.0,
+        pose: Any = None,
+        mask: Any = None,
+        start: float = 0.0,
+        end: float = 1.0,
+        **options: Any,
+    ) -> Iterator[None]:
+        """See :meth:`Adapter.attach`. It holds no pose.
+
+        ``scale`` may name ``identity`` (cross-attention), for FaceID ``lora``, and layer patterns such as
+        ``up_blocks.0``, which replace ``identity`` there. With a mask or regions FaceID's LoRA, which changes
+        the whole picture, is left out.
+
+        Options:
+            structure: of FaceID-Plus v2, how much the picture of the face adds to the face vector.
+        """
+        self.check_options({"start": start, "end": end, **options})
+        if pose is not None:
+            raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
+        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "lora": scale}
+        own = check_scale(named.pop("identity", 1.0), "scale identity")
+        low = check_scale(named.pop("lora", 1.0), "scale lora")
+        placed = place_people(identity, self.name, mask, pipe)
+        self.check_fits(denoiser(pipe))
+        self.to(pipe._execution_device)
+        structure = {"structure": check_scale(options.get("structure", 1.0), "structure")}
+        unconditional = self.unconditional_tokens(**structure) if own or named else None
+        cross = [
+            TokenBranch(
+                self.cross_attention,
+                self.tokens(place.people, **structure),
+                unconditional=unconditional,
+                scale=own,
+                scales=named,
+                mask=place.mask,
+                start=start,
+                end=end,
+            )
+            for place in placed.places
+        ]
+        changes = []
+        if self.lora is not None and low and mask is None and placed.regions is None:
+            for layer in self.lora.layers:
+                for projection, place in _PROJECTIONS.items():
+                    down, up = self.lora.pair(layer, projection)
+                    changes.append(LowRankBranch(f"{layer}.{place}", down, up, low, start, end))
+        with attach_scope(pipe, cross=cross, low_rank=changes):
+            yield
+
+
+class FaceID(IPAdapter):
+    """IP-Adapter FaceID, FaceID-Plus and FaceID-Plus v2: a recogniser's vector instead of the picture."""
+
+    name: ClassVar[str] = "faceid"
+    kinds: ClassVar[tuple[str, ...]] = NEEDS_FACE
+    options: ClassVar[Mapping[str, type]] = {"structure": float}
