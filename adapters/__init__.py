@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import torch
 
     from idpersona.adapters.base import Adapter
 
-METHODS = {
-    "instantid": ("idpersona.adapters.instantid.adapter", "InstantID"),
-    "infinite-id": ("idpersona.adapters.infinite_id.adapter", "InfiniteID"),
-    "wplus": ("idpersona.adapters.wplus.adapter", "WPlus"),
-    "anymaker": ("idpersona.adapters.anymaker.adapter", "AnyMaker"),
-    "ip-adapter": ("idpersona.adapters.ip_adapter.adapter", "IPAdapter"),
-    "faceid": ("idpersona.adapters.ip_adapter.adapter", "FaceID"),
-    "decor": ("idpersona.adapters.decor.adapter", "Decor"),
-}
-"""Registry name of a method -> (module, class), imported when it is asked for."""
+Subject = Literal["face", "object"]
 
-__all__ = ["METHODS", "adapter_class", "adapter_names", "check_options", "load_adapter"]
+
+class Method(NamedTuple):
+    """What is known of a method before it is imported.
+
+    Attributes:
+        module, attribute: where its class is.
+        subject: what it reads an identity of, where nothing else is asked for.
+        weightless: nothing of it is trained: it is loaded by its name for every base.
+    """
+
+    module: str
+    attribute: str
+    subject: Subject = "face"
+    weightless: bool = False
+
+
+METHODS = {
+    "instantid": Method("idpersona.adapters.instantid.adapter", "InstantID"),
+    "infinite-id": Method("idpersona.adapters.infinite_id.adapter", "InfiniteID"),
+    "wplus": Method("idpersona.adapters.wplus.adapter", "WPlus"),
+    "anymaker": Method("idpersona.adapters.anymaker.adapter", "AnyMaker", subject="object"),
+    "ip-adapter": Method("idpersona.adapters.ip_adapter.adapter", "IPAdapter", subject="object"),
+    "faceid": Method("idpersona.adapters.ip_adapter.adapter", "FaceID"),
+    "decor": Method("idpersona.adapters.decor.adapter", "Decor", weightless=True),
+}
+"""Methods by registry name, imported when they are asked for."""
+
+__all__ = ["METHODS", "Method", "adapter_class", "adapter_names", "check_options", "load_adapter"]
 
 
 def adapter_names() -> tuple[str, ...]:
@@ -42,8 +60,7 @@ def adapter_class(name: str) -> type[Adapter]:
 
     if name not in METHODS:
         raise UnknownName("adapter", name, METHODS)
-    module, attribute = METHODS[name]
-    return getattr(import_module(module), attribute)
+    return getattr(import_module(METHODS[name].module), METHODS[name].attribute)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

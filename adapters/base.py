@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from idpersona.adapters import METHODS, Subject
 from idpersona.adapters.checkpoint import read_json
 from idpersona.errors import BadInput, CheckpointError, OutputError
 from idpersona.identity import Identity
@@ -41,13 +42,24 @@ class Adapter:
     default_scale: ClassVar[float] = 1.0
     """Strength where none is given."""
 
-    weightless: ClassVar[bool] = False
-    """The method has nothing trained: it is loaded by its name for every base."""
+    config_class: ClassVar[type[Any] | None] = None
+    """Class of ``config``, with ``encoders``, ``to_dict`` and ``from_dict``; None without a configuration."""
+
+    config: Any
+    """What the tensors do not say."""
+
+    holds_pose: ClassVar[bool] = False
+    """``attach`` takes ``pose``."""
+
+    @property
+    def subject(self) -> Subject:
+        """What it reads an identity of, where nothing else is asked for: a face or an object."""
+        return METHODS[self.name].subject
 
     @property
     def encoders(self) -> tuple[str, ...]:
         """Encoders whose features an identity must hold for this adapter."""
-        raise NotImplementedError
+        return self.config.encoders
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -149,7 +161,7 @@ class Adapter:
 
     def config_dict(self) -> dict[str, Any]:
         """The configuration as JSON values."""
-        raise NotImplementedError
+        return self.config.to_dict()
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write the adapter as a folder of safetensors; returns the folder.

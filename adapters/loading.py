@@ -30,7 +30,7 @@ def load(
 ) -> Adapter:
     """See :func:`idpersona.adapters.load_adapter`."""
     unet = getattr(base, "unet", None)
-    if name in METHODS and adapter_class(str(name)).weightless:
+    if name in METHODS and METHODS[str(name)].weightless:
         return adapter_class(str(name))(**options)
     place, method = _find(name, base)
     kind = adapter_class(method)

@@ -90,6 +90,7 @@ class AnyMaker(Adapter):
     """
 
     name: ClassVar[str] = "anymaker"
+    config_class = AnyMakerConfig
     options: ClassVar[Mapping[str, type]] = {"word": str}
 
     def __init__(
@@ -104,15 +105,8 @@ class AnyMaker(Adapter):
         check_sizes(mapper, self.config.mapper_sizes(), "AnyMaker's mapper", wrong=wrong)
 
     @property
-    def encoders(self) -> tuple[str, ...]:
-        return self.config.encoders
-
-    @property
     def parts(self) -> dict[str, nn.Module]:
         return {"mapper": self.mapper, "cross_attention": self.cross_attention}
-
-    def config_dict(self) -> dict[str, Any]:
-        return self.config.to_dict()
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
@@ -138,7 +132,7 @@ class AnyMaker(Adapter):
         """Read an object; ``mask`` as for :func:`idpersona.read_identity`, by default the configuration's."""
         from idpersona import read_identity
 
-        given = {"subject": "object", "mask": self.config.mask, **options}
+        given = {"subject": self.subject, "mask": self.config.mask, **options}
         return read_identity(photos, encoder=self.encoders, **given)
 
     @torch.no_grad()

@@ -143,7 +143,6 @@ class Decor(Adapter):
     """See the module's docstring and :class:`Choice`, whose fields are the options of :meth:`attach`."""
 
     name: ClassVar[str] = "decor"
-    weightless: ClassVar[bool] = True
     default_scale: ClassVar[float] = 0.5
     options: ClassVar[Mapping[str, type]] = {
         "words": str,

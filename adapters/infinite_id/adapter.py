@@ -76,6 +76,7 @@ class InfiniteID(Adapter):
     """
 
     name: ClassVar[str] = "infinite-id"
+    config_class = InfiniteIDConfig
     options: ClassVar[Mapping[str, type]] = {
         "style_merge": bool,
         "text": float,
@@ -96,15 +97,8 @@ class InfiniteID(Adapter):
         check_sizes(mapper, self.config.mapper_sizes(), "Infinite-ID's mapper")
 
     @property
-    def encoders(self) -> tuple[str, ...]:
-        return (self.config.face_encoder, self.config.image_encoder)
-
-    @property
     def parts(self) -> dict[str, nn.Module]:
         return {"mapper": self.mapper, "cross_attention": self.cross_attention}
-
-    def config_dict(self) -> dict[str, Any]:
-        return self.config.to_dict()
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:

@@ -35,6 +35,11 @@ class InfiniteIDConfig(AdapterConfig):
     text: float = 1.0
     mixed: float = 1.0
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Encoders whose features an identity must hold."""
+        return (self.face_encoder, self.image_encoder)
+
     def mapper_sizes(self) -> dict[str, int]:
         """Keyword arguments of :class:`~idpersona.adapters.infinite_id.modules.InfiniteIDMapper`."""
         names = ("image_dim", "face_dim", "face_tokens", "face_hidden", "output_dim")

@@ -50,6 +50,8 @@ class InstantID(Adapter):
     """
 
     name: ClassVar[str] = "instantid"
+    config_class = InstantIDConfig
+    holds_pose: ClassVar[bool] = True
     options: ClassVar[Mapping[str, type]] = {"net_start": float, "net_end": float, "guess_mode": bool}
 
     def __init__(
@@ -64,10 +66,6 @@ class InstantID(Adapter):
         check_sizes(projector, self.config.projector_sizes(), "InstantID's projector")
 
     @property
-    def encoders(self) -> tuple[str, ...]:
-        return (self.config.encoder,)
-
-    @property
     def parts(self) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {
             "projector": self.projector,
@@ -76,9 +74,6 @@ class InstantID(Adapter):
         if self.identitynet is not None:
             parts["identitynet"] = self.identitynet
         return parts
-
-    def config_dict(self) -> dict[str, Any]:
-        return self.config.to_dict()
 
     def canvas(self, photo: tuple[int, int]) -> tuple[int, int] | None:
         config = self.config

@@ -80,6 +80,11 @@ class InstantIDConfig:
         fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         return cls(**fields)
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Encoders whose features an identity must hold."""
+        return (self.encoder,)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

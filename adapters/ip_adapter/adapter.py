@@ -54,6 +54,7 @@ class IPAdapter(Adapter):
     """
 
     name: ClassVar[str] = "ip-adapter"
+    config_class = IPAdapterConfig
     kinds: ClassVar[tuple[str, ...]] = ("base", "plus", "full")
     options: ClassVar[Mapping[str, type]] = {}
 
@@ -73,17 +74,9 @@ class IPAdapter(Adapter):
         self.config = config or IPAdapterConfig(IMAGE_ENCODERS[self.kind], face)
 
     @property
-    def encoders(self) -> tuple[str, ...]:
-        named = (self.config.face_encoder, self.config.image_encoder)
-        return tuple(name for name in named if name != "none")
-
-    @property
     def parts(self) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {"projector": self.projector, "cross_attention": self.cross_attention}
         return parts if self.lora is None else parts | {"lora": self.lora}
-
-    def config_dict(self) -> dict[str, Any]:
-        return self.config.to_dict()
 
     @classmethod
     def published_options(cls, unet: nn.Module) -> dict[str, Any]:
@@ -133,6 +126,15 @@ class IPAdapter(Adapter):
         values = adapter.config.to_dict() | {"shortcut": "plusv2" in Path(path).name.lower()} | fields
         adapter.config = IPAdapterConfig.from_dict(values)
         return adapter
+
+    def read(self, photos: Any, **options: Any) -> Identity:
+        """Read with the encoders this adapter needs: a whole picture, for those of faces a face."""
+        from idpersona import read_identity
+        from idpersona.encoders import encoder_subject
+
+        # Plus-Face and Full-Face are IP-Adapters, but look at a face.
+        subject = encoder_subject(self.encoders[0])
+        return read_identity(photos, encoder=self.encoders, **{"subject": subject, **options})
 
     def check_fits(self, unet: nn.Module) -> None:
         check_geometry(self.cross_attention, unet, self.name)

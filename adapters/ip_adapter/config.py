@@ -21,3 +21,8 @@ class IPAdapterConfig(AdapterConfig):
     image_encoder: str = "clip-h-embed"
     face_encoder: str = "none"
     shortcut: bool = False
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Encoders whose features an identity must hold."""
+        return tuple(name for name in (self.face_encoder, self.image_encoder) if name != "none")

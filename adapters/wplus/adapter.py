@@ -48,6 +48,7 @@ class WPlus(Adapter):
     """
 
     name: ClassVar[str] = "wplus"
+    config_class = WPlusConfig
     options: ClassVar[Mapping[str, type]] = {"delay": float, "edit": str, "directions": str}
 
     def __init__(
@@ -64,16 +65,9 @@ class WPlus(Adapter):
         check_sizes(mapper, self.config.mapper_sizes(), "the W+ mapper", wrong=wrong)
 
     @property
-    def encoders(self) -> tuple[str, ...]:
-        return (self.config.encoder,)
-
-    @property
     def parts(self) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {"mapper": self.mapper, "cross_attention": self.cross_attention}
         return parts if self.own_directions is None else parts | {"directions": self.own_directions}
-
-    def config_dict(self) -> dict[str, Any]:
-        return self.config.to_dict()
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:

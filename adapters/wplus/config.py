@@ -28,6 +28,11 @@ class WPlusConfig(AdapterConfig):
     output_dim: int = 768
     delay: float = 0.22
 
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Encoders whose features an identity must hold."""
+        return (self.encoder,)
+
     def mapper_sizes(self) -> dict[str, object]:
         """Keyword arguments of :class:`~idpersona.adapters.wplus.modules.WPlusMapper`."""
         return {"dim": self.dim, "groups": self.groups, "output_dim": self.output_dim}

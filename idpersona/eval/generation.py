@@ -122,7 +122,8 @@ class Studio:
             if shots[0].identity is not None:
                 if self.adapter is None:
                     raise BadInput("a shot with an identity needs an adapter")
-                poses = [shot.pose for shot in shots if shot.pose is not None]
+                held = self.adapter.holds_pose
+                poses = [shot.pose for shot in shots if held and shot.pose is not None]
                 pose = np.stack(poses) if poses else None
                 identities = [shot.identity for shot in shots]
                 scope.enter_context(
