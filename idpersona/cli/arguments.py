@@ -9,7 +9,7 @@ from pathlib import Path
 
 from idpersona.errors import BadInput, UnknownName
 
-LISTS = {"generate": ("--photo", "--adapter", "--lora", "--set"), "identify": ("--encoder",)}
+LISTS = {"generate": ("--photo", "--adapter", "--lora", "--set", "--person"), "identify": ("--encoder",)}
 STEPS = (1, 1000)
 SCALE = (0.0, 2.0)
 GUIDANCE = (0.0, 50.0)

@@ -28,6 +28,19 @@ def generate(
     face: Annotated[
         int | None, typer.Option(metavar="N", help="Which face in the photos, 0 the largest.")
     ] = None,
+    person: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE@X,Y,W,H",
+            help="Several people in one picture, each in a box or a mask: identity file or photo @ region.",
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|HOW", help="Of an object in the photos: a picture, or alpha, face, segment, none."
+        ),
+    ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows.")] = None,
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What it shall not show.")] = None,
     adapter: Annotated[
@@ -105,6 +118,8 @@ def generate(
         identity=identity,
         photos=tuple(photo or ()),
         face=face,
+        persons=tuple(person or ()),
+        mask=mask,
         consent=consent or None,
         prompt=prompt,
         negative=negative,
@@ -127,8 +142,8 @@ def generate(
         request = request.over(recorded_request(read_settings(repeat), repeat, request)).checked()
     if request.prompt is None:
         raise BadInput("give --prompt, or --from PNG to repeat a picture")
-    if not request.identity and not request.photos:
-        raise BadInput("give --identity FILE or --photo PHOTO: whose picture shall it be?")
+    if not (request.identity or request.photos or request.persons):
+        raise BadInput("give --identity FILE, --photo PHOTO or --person FILE@REGION: whose picture?")
     paths = output_paths(output, count, force=force)
 
     with spinner("reading who it is"):

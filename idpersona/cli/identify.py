@@ -28,7 +28,17 @@ def identify(
     encoder: Annotated[
         list[str] | None, typer.Option(metavar="NAME…", help="Encoders by name [default: dlib].")
     ] = None,
-    subject: Annotated[Literal["face", "object"], typer.Option(help="What to look for.")] = "face",
+    subject: Annotated[
+        Literal["face", "object"] | None,
+        typer.Option(help="What to look for [default: what the adapter draws, else face]."),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|HOW",
+            help="Of an object, one for each photo: a picture, or for all alpha, face, segment, none.",
+        ),
+    ] = None,
     face: Annotated[int | None, typer.Option(metavar="N", help="Which face, 0 being the largest.")] = None,
     merge: Annotated[
         Literal["mean", "concat"], typer.Option(help="How several photos become one identity.")
@@ -41,7 +51,8 @@ def identify(
 ) -> None:
     """Read who is in the photos once, and keep it as a small safe file (no photo is stored in it)."""
     from idpersona.cli.output import note, reading, result
-    from idpersona.cli.weights import adapter_encoders, check_base
+    from idpersona.cli.weights import adapters_reading, check_base
+    from idpersona.encoders import encoder_weights
     from idpersona.errors import BadInput
     from idpersona.images import check_output
     from idpersona.registry import require_commercial
@@ -53,9 +64,14 @@ def identify(
         raise BadInput(f"an identity is a .safetensors file: write to {output}.safetensors")
     check_output(output, force=force)
     check_base(base)
-    names = list(adapter_encoders(adapter, base) if adapter else encoder or ["dlib"])
+    names, how = list(encoder or ["dlib"]), mask[0] if mask and len(mask) == 1 else mask
+    if adapter:
+        wanted = adapters_reading([adapter], base)
+        names, subject = list(wanted.encoders), subject or wanted.subject
+        how = how or (wanted.mask if subject == "object" else None)
+    subject = subject or "face"
     if commercial:
-        require_commercial(names)
+        require_commercial([encoder_weights(name) for name in names])
     with reading(len(photos)) as on_photo:
         identity = read_allowed(
             photos,
@@ -63,6 +79,7 @@ def identify(
             load_people(),
             subject=subject,
             face=face,
+            mask=how,
             consent=consent,
             merge=merge,
             on_error="skip" if skip else "raise",

@@ -9,20 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from idpersona.adapters import check_options
+from idpersona.adapters import METHODS, adapter_class, check_options
+from idpersona.cli.cast import Cast, read_cast
 from idpersona.cli.output import note
 from idpersona.cli.request import Request, Scaled
 from idpersona.cli.sources import describe_folders, describe_source
-from idpersona.cli.weights import adapter_encoders, adapter_weight, check_base, needed_weights
+from idpersona.cli.weights import adapter_weight, adapters_reading, check_base, needed_weights
 from idpersona.errors import BadInput
-from idpersona.hashing import folder_fingerprint, identity_sha256
+from idpersona.hashing import folder_fingerprint
 from idpersona.identity import Identity
 from idpersona.options import OptionValue
 from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial
-from idpersona.safety import check_identity, load_people, read_allowed
+from idpersona.safety import load_people
 from idpersona.safety import require_consent as check_consent
 from idpersona.safety.people import People
 
+WEIGHTLESS = tuple(name for name, method in METHODS.items() if method.weightless)
 FALLBACK = {"steps": 30, "guidance": 5.0}
 
 
@@ -46,7 +48,7 @@ class Job:
         recorded: the part of the settings that is known already.
     """
 
-    identity: Identity
+    cast: Cast
     prompt: str
     negative: str | None
     base: str
@@ -73,7 +75,7 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
     base = request.base or "mini"
     check_base(base)
     wanted = request.adapters or (("instantid", None),)
-    weights = [adapter_weight(name, base) for name, _ in wanted]
+    weights = [adapter_weight(name, base) for name, _ in wanted if name not in WEIGHTLESS]
     adapters = _adapters(wanted, request)
     names = [adapter.name for adapter in adapters]
     if commercial:
@@ -84,19 +86,20 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
         if weight is not None:
             locate(weight.name)
     loras = tuple((_lora(text), 1.0 if weight is None else weight) for text, weight in request.loras)
-    encoders = list(dict.fromkeys(e for name in names for e in adapter_encoders(name, base)))
+    reading = adapters_reading(names, base)
     people = load_people()
-    identity = _identity(request, encoders, names[0], people)
+    cast = read_cast(request, reading, names, people)
     if require_consent:
-        check_consent(identity, request.identity or "the identity read from --photo")
-    for warning in identity.warnings if request.photos else ():
+        for member in cast.members:
+            check_consent(member.identity, member.told)
+    for warning in cast.warnings:
         note(warning)
     made_with = {"weights": weights_record(needed_weights(base, names)), "versions": versions()}
-    _note_change(identity, request, made_with)
+    _note_change(cast, request, made_with)
     defaults = {**FALLBACK, **(WEIGHTS[base].defaults if base in WEIGHTS else {})}
     first = secrets.randbelow(2**31) if request.seed is None else request.seed
     return Job(
-        identity=identity,
+        cast=cast,
         prompt=request.prompt or "",
         negative=request.negative,
         base=base,
@@ -106,13 +109,13 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
         guidance=float(defaults["guidance"] if request.guidance is None else request.guidance),
         size=request.size,
         seeds=tuple((first + i) % 2**63 for i in range(len(paths))),
-        pose=_pose(request.pose, encoders),
+        pose=_pose(request.pose, reading.encoders),
         device=request.device,
         dtype=request.dtype,
         safety_checker=request.safety_checker is not False,
         people=people,
         recorded={
-            **_record(request, identity, loras, paths[0]),
+            **_record(request, cast, loras, paths[0]),
             "folders": describe_folders([base, *names], paths[0]),
             **made_with,
         },
@@ -135,12 +138,15 @@ def _adapters(wanted: Sequence[Scaled], request: Request) -> tuple[AdapterUse, .
             raise BadInput(f"--set {given.name} is given twice")
         own[given.name] = given.value
     for name, values in options.items():
-        if values:
+        if values or name in WEIGHTLESS:
             check_options(name, values)
-    default = 1.0 if request.scale is None else request.scale
-    return tuple(
-        AdapterUse(name, default if scale is None else scale, options[name]) for name, scale in wanted
-    )
+
+    def strength(name: str, scale: float | None) -> float:
+        if scale is not None or request.scale is not None:
+            return float(request.scale if scale is None else scale)  # type: ignore[arg-type]
+        return adapter_class(name).default_scale if name in WEIGHTLESS else 1.0
+
+    return tuple(AdapterUse(name, strength(name, scale), options[name]) for name, scale in wanted)
 
 
 def _lora(text: str) -> Path:
@@ -150,18 +156,6 @@ def _lora(text: str) -> Path:
     if not path.is_file():
         raise BadInput(f"no such LoRA file: {path}")
     return path
-
-
-def _identity(request: Request, encoders: Sequence[str], adapter: str, people: People) -> Identity:
-    if request.identity is not None:
-        identity = Identity.load(request.identity)
-        for encoder in encoders:
-            identity.feature(encoder, needed_by=adapter)
-        check_identity(identity, people, request.identity)
-        return identity
-    return read_allowed(
-        list(request.photos), encoders, people, face=request.face, consent=bool(request.consent)
-    )
 
 
 def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
@@ -178,7 +172,7 @@ def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
     return pose
 
 
-def _note_change(identity: Identity, request: Request, now: Mapping[str, Mapping[str, str]]) -> None:
+def _note_change(cast: Cast, request: Request, now: Mapping[str, Mapping[str, str]]) -> None:
     """Say what is not as it was when the picture was made that is to be repeated."""
     changed = [
         name
@@ -186,29 +180,17 @@ def _note_change(identity: Identity, request: Request, now: Mapping[str, Mapping
         for name, value in names.items()
         if (request.made_with or {}).get(name, value) != value
     ]
-    if request.face_features and request.face_features != identity_sha256(identity):
+    if request.face_features and request.face_features != cast.sha256:
         changed.append("what is read of the identity")
     if changed:
         note(f"not as when the picture was made: {', '.join(changed)}; it may not be repeated exactly")
 
 
-def _record(
-    request: Request, identity: Identity, loras: Sequence[tuple[Path, float]], png: Path
-) -> dict[str, Any]:
-    sources = [request.identity] if request.identity else list(request.photos)
+def _record(request: Request, cast: Cast, loras: Sequence[tuple[Path, float]], png: Path) -> dict[str, Any]:
     return {
         "prompt": request.prompt,
         "negative": request.negative or "",
-        "identity": {
-            "from": "file" if request.identity else "photos",
-            "sources": [describe_source(str(name), png) for name in sources],
-            "face": request.face,
-            "kind": identity.kind,
-            "encoders": {name: feature.weights_sha256 for name, feature in identity.features.items()},
-            "features_sha256": identity_sha256(identity),
-            "photos_sha256": list(identity.sources),
-            "consent": identity.consent,
-        },
+        "identity": cast.record(request, png),
         "lora": [{**describe_source(str(file), png), "weight": weight} for file, weight in loras],
         "pose": describe_source(request.pose, png) if request.pose else None,
     }

@@ -31,6 +31,10 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     import torch
 
     width, height = job.size or canvas(pipe, adapters, job.pose)
+    if job.pose is not None and not any(adapter.holds_pose for adapter in adapters):
+        named = ", ".join(adapter.name for adapter in adapters)
+        raise BadInput(f"--pose needs an adapter that holds a pose, as instantid; {named} does not")
+    job.cast.check_canvas((width, height))
     checker = _safety_checker(pipe, job)
     for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
         note_cut(pipe, text, option)
@@ -52,8 +56,9 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     pictures: list[Image.Image] = []
     with Progress(job.steps * len(paths), "drawing") as progress, ExitStack() as scopes:
         for adapter, use in zip(adapters, job.adapters, strict=True):
-            scope = adapter.attach(pipe, job.identity, scale=use.scale, pose=job.pose, **use.options)
-            scopes.enter_context(scope)
+            who = job.cast.on_canvas if adapter.encoders else None
+            pose = job.pose if adapter.holds_pose else None
+            scopes.enter_context(adapter.attach(pipe, who, scale=use.scale, pose=pose, **use.options))
 
         def on_step(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
             where = f"picture {len(pictures) + 1} of {len(paths)}" if len(paths) > 1 else ""

@@ -20,6 +20,8 @@ class Request:
 
     Attributes:
         identity: identity file. photos: photos to read instead. face: which face of them.
+        persons: several people in one picture, each ``FILE@REGION``.
+        mask: of an object in the photos, a file or a way to find it.
         consent: whether the person in the photos agreed.
         prompt, negative: texts.
         adapters, loras: (name or file, own scale or None).
@@ -37,6 +39,8 @@ class Request:
     identity: str | None = None
     photos: tuple[str, ...] = ()
     face: int | None = None
+    persons: tuple[str, ...] = ()
+    mask: str | None = None
     consent: bool | None = None
     prompt: str | None = None
     negative: str | None = None
@@ -79,6 +83,8 @@ class Request:
                 arguments.text(option, text)
         for option, word in (
             *(("--photo", photo) for photo in self.photos),
+            *(("--person", person) for person in self.persons),
+            ("--mask", self.mask),
             *(("--adapter", name) for name, _ in self.adapters),
             *(("--lora", name) for name, _ in self.loras),
             ("--identity", self.identity),
@@ -90,10 +96,14 @@ class Request:
                 raise BadInput(f"{option} is empty")
         if self.device is not None and self.device.partition(":")[0] == "meta":
             raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
-        if self.identity and self.photos:
-            raise BadInput("give --identity or --photo, not both")
+        if sum(map(bool, (self.identity, self.photos, self.persons))) > 1:
+            raise BadInput("give one of --identity, --photo and --person")
+        if self.mask and not self.photos:
+            raise BadInput("--mask is for --photo; an identity file holds the subject alone already")
         if self.identity and self.consent:
             raise BadInput("--consent is for --photo; an identity file carries its own flag")
+        if self.persons and (self.face is not None or self.consent):
+            raise BadInput("--face and --consent are for --photo: read an identity file for each person")
         if self.identity and self.face is not None:
             raise BadInput("--face chooses a face in photos; an identity file holds one already")
         return self
@@ -101,8 +111,9 @@ class Request:
     def over(self, recorded: Request) -> Request:
         """This request, with what it leaves open taken from ``recorded``."""
         values = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(self)}
-        if self.identity or self.photos:
+        if self.identity or self.photos or self.persons:
             values |= {"identity": None, "photos": (), "face": None, "face_features": None, "consent": None}
+            values |= {"persons": (), "mask": None}
         if self.scale is not None:
             # Recorded adapters carry their own scale, which would win over the one asked for now.
             values["adapters"] = tuple((name, None) for name, _ in recorded.adapters)
@@ -139,8 +150,9 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         if settings.get("safety_checker") is False and asked.safety_checker is None:
             note("made without the base's safety checker, which is on now: repeat with --no-safety-checker")
         source = settings["identity"]
-        replaced = bool(asked.identity or asked.photos)
+        replaced = bool(asked.identity or asked.photos or asked.persons)
         paths = [] if replaced else [find_source(entry, png) for entry in source["sources"]]
+        regions = [] if replaced else [_region(entry, png) for entry in source.get("regions", ())]
         pose = None if asked.pose else settings.get("pose")
         loras = () if asked.loras else settings.get("lora", ())
         if not settings["adapters"]:
@@ -152,7 +164,9 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         made_with: dict[str, str] = {**settings.get("weights", {}), **settings.get("versions", {})}
         request = Request(
             identity=paths[0] if paths and source["from"] == "file" else None,
-            photos=() if source["from"] == "file" else tuple(paths),
+            photos=tuple(paths) if from_photos else (),
+            persons=tuple(f"{path}@{region}" for path, region in zip(paths, regions, strict=False)),
+            mask=None if replaced else _region(source.get("mask"), png),
             face=source.get("face"),
             consent=source["consent"] if from_photos and paths else None,
             prompt=settings["prompt"],
@@ -183,6 +197,13 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         raise BadInput(f"the settings in {png} are damaged: {type(error).__name__} {error}") from error
 
 
+def _region(entry: Any, png: Path) -> str | None:
+    """A recorded region or mask: words as they are, a file where it lies now."""
+    from idpersona.cli.sources import find_source
+
+    return find_source(entry, png) if isinstance(entry, dict) else entry
+
+
 def _check_types(request: Request) -> None:
     for name, kinds in {
         "prompt": (str,),
@@ -193,6 +214,7 @@ def _check_types(request: Request) -> None:
         "device": (str,),
         "dtype": (str,),
         "face": (int, type(None)),
+        "mask": (str, type(None)),
         "consent": (bool, type(None)),
     }.items():
         if type(getattr(request, name)) not in kinds:

@@ -11,6 +11,7 @@ from idpersona.encoders.base import Encoder, Face, FaceEncoder, Faces, ObjectEnc
 from idpersona.encoders.catalogue import (
     encoder_names,
     encoder_subject,
+    encoder_weights,
     get_encoder,
     register_encoder,
     release_encoders,
@@ -32,6 +33,7 @@ __all__ = [
     "align",
     "encoder_names",
     "encoder_subject",
+    "encoder_weights",
     "get_encoder",
     "list_boxes",
     "measure_quality",
@@ -53,22 +55,22 @@ def _lazy(module: str, function: str) -> Callable[..., Encoder]:
     return factory
 
 
-for _name, _module, _function in (
-    ("dlib", "dlib_face", "DlibFaceEncoder"),
-    ("antelopev2", "insightface_pack", "antelopev2"),
-    ("buffalo_l", "insightface_pack", "buffalo_l"),
-    ("mini-vit", "published", "mini_vit"),
-    ("clip-h", "published", "clip_h"),
-    ("clip-h-face-penultimate", "published", "clip_h_face_penultimate"),
-    ("mini-wplus", "published", "mini_wplus"),
-    ("e4e", "published", "e4e"),
+for _name, _module, _function, _weights in (
+    ("dlib", "dlib_face", "DlibFaceEncoder", None),
+    ("antelopev2", "insightface_pack", "antelopev2", None),
+    ("buffalo_l", "insightface_pack", "buffalo_l", None),
+    ("mini-vit", "published", "mini_vit", None),
+    ("clip-h", "published", "clip_h", None),
+    ("clip-h-face-penultimate", "published", "clip_h_face_penultimate", "clip-h"),
+    ("mini-wplus", "published", "mini_wplus", None),
+    ("e4e", "published", "e4e", None),
 ):
-    register_encoder(_name, _lazy(_module, _function))
-for _name, _function in (
-    ("mini-vit-object", "mini_vit_object"),
-    ("dinov2", "dinov2"),
-    ("mae", "mae"),
-    ("clip-h-embed", "clip_h_embed"),
-    ("clip-h-penultimate", "clip_h_penultimate"),
+    register_encoder(_name, _lazy(_module, _function), weights=_weights)
+for _name, _function, _weights in (
+    ("mini-vit-object", "mini_vit_object", "mini-vit"),
+    ("dinov2", "dinov2", None),
+    ("mae", "mae", None),
+    ("clip-h-embed", "clip_h_embed", "clip-h"),
+    ("clip-h-penultimate", "clip_h_penultimate", "clip-h"),
 ):
-    register_encoder(_name, _lazy("published", _function), subject="object")
+    register_encoder(_name, _lazy("published", _function), subject="object", weights=_weights)

@@ -19,6 +19,7 @@ class _Entry:
     factory: Callable[..., Encoder]
     subject: Subject
     origin: str
+    weights: str
 
 
 _ENTRIES: dict[str, _Entry] = {}
@@ -26,8 +27,13 @@ _LOADED: dict[tuple[str, tuple[tuple[str, object], ...]], Encoder] = {}
 _LOCK = threading.RLock()
 
 
-def register_encoder(name: str, factory: Callable[..., Encoder], *, subject: Subject = "face") -> None:
-    """Make ``factory(**options)`` known as ``name``; warns, naming both origins, when the name is taken."""
+def register_encoder(
+    name: str, factory: Callable[..., Encoder], *, subject: Subject = "face", weights: str | None = None
+) -> None:
+    """Make ``factory(**options)`` known as ``name``; warns, naming both origins, when the name is taken.
+
+    ``weights`` is the registry name of its weights where that is another one.
+    """
     if subject not in ("face", "object"):
         raise BadInput(f"subject must be 'face' or 'object', got {subject!r}")
     origin = f"{factory.__module__}.{getattr(factory, '__qualname__', factory)}"
@@ -35,7 +41,7 @@ def register_encoder(name: str, factory: Callable[..., Encoder], *, subject: Sub
         before = _ENTRIES.get(name)
         if before is not None and before.origin != origin:
             warnings.warn(f"encoder '{name}' of {before.origin} is replaced by {origin}", stacklevel=2)
-        _ENTRIES[name] = _Entry(factory, subject, origin)
+        _ENTRIES[name] = _Entry(factory, subject, origin, weights or name)
         release_encoders(name)
 
 
@@ -49,6 +55,12 @@ def encoder_subject(name: str) -> Subject:
     if name not in _ENTRIES:
         raise UnknownName("encoder", name, encoder_names())
     return _ENTRIES[name].subject
+
+
+def encoder_weights(name: str) -> str:
+    """Registry name of an encoder's weights; UnknownName when there is no such encoder."""
+    encoder_subject(name)
+    return _ENTRIES[name].weights
 
 
 def get_encoder(name: str, **options: Any) -> Encoder:
