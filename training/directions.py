@@ -3,7 +3,7 @@
 ``python -m idpersona.training.directions --style runs/mini-style/encoder --adapter runs/wplus-2/wplus
 --labeler runs/labeler/model``. The codes of the training photos are explained by all their attributes at once
 (least squares on the labeler's answers); what one attribute adds while the others stay is its direction, as
-InterFaceGAN's conditional manipulation asks for (arXiv:1907.10786). The judge of measurements has no part in it.
+InterFaceGAN's conditional manipulation asks for (arXiv:1907.10786). What measures has no part in it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,19 @@ Measured on `mini`, against 1: dlib finds the keypoints 1.8 instead of 2.2 % of 
 asked for, and the likeness stays (53 people, own - others 0.178 and 0.178 by mini-judge, 0.167 and 0.165 by
 MobileFaceNet); 2 costs likeness (0.175, 0.157).
 """
-CLASSIFIERS = {"labeler": "classifiers/labeler", "attr-judge": "classifiers/attr-judge", "judge": "judge"}
+CLASSIFIERS = {
+    "labeler": "classifiers/labeler",
+    "attr-judge": "classifiers/attr-judge",
+    "judge": "judge",
+    "face-descriptor": "face-descriptor",
+}
+"""Run -> folder in the assets, of small networks."""
+ADAPTERS = {
+    "infinite-id/infinite-id": "infinite-id-mini",
+    "wplus-2/wplus": "wplus-mini",
+    "anymaker/anymaker": "anymaker-mini",
+}
+"""Folder of a run -> folder in the assets, of adapters that are published as they were trained."""
 
 
 def publish_base(source: Path, target: Path) -> None:
@@ -63,6 +75,30 @@ def publish_network(source: Path, target: Path) -> None:
     from idpersona.encoders.small_cnn import SmallFaceCNN
 
     SmallFaceCNN.from_pretrained(source).half().save_pretrained(target)
+
+
+def publish_trained(source: Path, target: Path) -> None:
+    """An adapter folder in float16."""
+    from idpersona.adapters import load_adapter
+
+    load_adapter(source, dtype=torch.float16).save_pretrained(target)
+
+
+def publish_vit(source: Path, target: Path) -> None:
+    """A ViT of transformers in float16 that loads as float32, with what it says of its pictures."""
+    from transformers import ViTMAEModel
+
+    ViTMAEModel.from_pretrained(source, dtype=torch.float16).save_pretrained(target)
+    path = target / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    shutil.copy2(source / "preprocessor_config.json", target)
+
+
+def publish_style(source: Path, target: Path) -> None:
+    """The encoder of the W+ space in float16."""
+    from idpersona.encoders.style import StyleEncoder
+
+    StyleEncoder.from_pretrained(source).half().save_pretrained(target)
 
 
 def forget_places(folder: Path) -> None:
@@ -99,6 +135,9 @@ def publish_runs(runs: Path, assets: Path) -> None:
     jobs = [(runs / "mini" / "base", assets / "mini", publish_base)]
     jobs += [(runs / "mini" / "instantid", assets / "instantid-mini", publish_adapter)]
     jobs += [(runs / name / "model", assets / place, publish_network) for name, place in CLASSIFIERS.items()]
+    jobs += [(runs / name, assets / place, publish_trained) for name, place in ADAPTERS.items()]
+    jobs.append((runs / "mini-vit" / "model", assets / "mini-vit", publish_vit))
+    jobs.append((runs / "mini-style" / "encoder", assets / "mini-wplus", publish_style))
     if not any(source.is_dir() for source, _, _ in jobs):
         raise MissingWeights(f"no finished run in {runs}: give the folder of the runs with --runs")
     for source, target, publish in jobs:

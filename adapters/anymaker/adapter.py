@@ -132,7 +132,7 @@ class AnyMaker(Adapter):
         """Read an object; ``mask`` as for :func:`idpersona.read_identity`, by default the configuration's."""
         from idpersona import read_identity
 
-        given = {"subject": self.subject, "mask": self.config.mask, **options}
+        given: dict[str, Any] = {"subject": self.subject, "mask": self.config.mask, **options}
         return read_identity(photos, encoder=self.encoders, **given)
 
     @torch.no_grad()

@@ -133,8 +133,8 @@ class IPAdapter(Adapter):
         from idpersona.encoders import encoder_subject
 
         # Plus-Face and Full-Face are IP-Adapters, but look at a face.
-        subject = encoder_subject(self.encoders[0])
-        return read_identity(photos, encoder=self.encoders, **{"subject": subject, **options})
+        given: dict[str, Any] = {"subject": encoder_subject(self.encoders[0]), **options}
+        return read_identity(photos, encoder=self.encoders, **given)
 
     def check_fits(self, unet: nn.Module) -> None:
         check_geometry(self.cross_attention, unet, self.name)

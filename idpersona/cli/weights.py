@@ -76,8 +76,11 @@ def adapters_reading(names: Sequence[str], base: str) -> Reading:
         BadInput: some keep faces and some objects, or none keeps anybody.
         UnknownName, CheckpointError: as for :func:`adapter_encoders`.
     """
-    readings = [(name, *adapter_encoders(name, base)) for name in names]
-    keeping = [(name, encoders, subject, mask) for name, encoders, subject, mask in readings if encoders]
+    keeping: list[tuple[str, Sequence[str], Subject, str | None]] = []
+    for name in names:
+        found, kept, how = adapter_encoders(name, base)
+        if found:
+            keeping.append((name, found, kept, how))
     if not keeping:
         raise BadInput(f"{', '.join(names)} keeps no identity: give an adapter that does beside it")
     subjects = {subject for _, _, subject, _ in keeping}

@@ -109,7 +109,7 @@ class TokenModel:
         stated = json.loads(path.read_text(encoding="utf-8"))
         return stated.get("image_mean", IMAGENET[0]), stated.get("image_std", IMAGENET[1])
 
-    @cached_property
+    @property
     def weights_sha256(self) -> str:
         """Hash of the weight file."""
         files = sorted([*self.folder.glob("*.safetensors"), *self.folder.glob("pytorch_model*.bin")])

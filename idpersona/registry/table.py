@@ -162,6 +162,13 @@ def _build() -> Mapping[str, Weight]:
             needs=("mini", "mini-vit"),
             reads=("mini-vit-object",),
         ),
+        _embedded(
+            "face-descriptor",
+            "face-descriptor",
+            "encoder",
+            "RGB in [-1, 1], five points aligned as for ArcFace, 64 px; dlib's descriptor less the mean",
+            note="for losses: differentiable, nearly dlib's descriptor",
+        ),
         _embedded("labeler", "classifiers/labeler", "classifier", face_crop),
         _embedded("attr-judge", "classifiers/attr-judge", "classifier", face_crop, note="for measuring only"),
         Weight(
@@ -205,6 +212,17 @@ def _build() -> Mapping[str, Weight]:
             licence="Apache-2.0 (OpenCLIP ViT-H/14, trained on LAION-2B)",
             commercial=True,
             preprocessing="RGB, CLIP's mean and spread, 224 px; 257 hidden states of 1280",
+        ),
+        Weight(
+            name="mask2former",
+            kind="encoder",
+            place="hub",
+            source="facebook/mask2former-swin-tiny-coco-panoptic",
+            files=_unpinned("config.json", "model.safetensors"),
+            licence="of its model card (trained on COCO): read it before any commercial use",
+            commercial=False,
+            preprocessing="RGB, ImageNet's mean and spread, 384 px; masks of objects",
+            note="finds the subject of a photo, where --mask segment is asked for",
         ),
         Weight(
             name="e4e",

@@ -104,7 +104,8 @@ def read_allowed(
     if options.get("subject", "face") != "face":
         identity = read_identity(photos, encoder, **options)
         # An object's encoder does not tell people apart; whoever is in its photo is looked at all the same.
-        for photo in photos if isinstance(photos, (list, tuple)) else [photos]:
+        several: Any = photos if isinstance(photos, (list, tuple)) else [photos]
+        for photo in several:
             check_picture(open_photo(photo), people, photo_name(photo))
         return identity
     return read_identity(
