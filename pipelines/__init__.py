@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from idpersona.pipelines.base import load_base
     from idpersona.pipelines.instantid_sd15 import StableDiffusionInstantIDPipeline
     from idpersona.pipelines.instantid_sdxl import StableDiffusionXLInstantIDPipeline
+    from idpersona.pipelines.instantid_sdxl_img2img import StableDiffusionXLInstantIDImg2ImgPipeline
 
 _WHERE = {
     "StableDiffusionInstantIDPipeline": "idpersona.pipelines.instantid_sd15",
+    "StableDiffusionXLInstantIDImg2ImgPipeline": "idpersona.pipelines.instantid_sdxl_img2img",
     "StableDiffusionXLInstantIDPipeline": "idpersona.pipelines.instantid_sdxl",
     "draw_kps": "idpersona.keypoints",
     "load_base": "idpersona.pipelines.base",
@@ -23,6 +25,7 @@ _WHERE = {
 
 __all__ = [
     "StableDiffusionInstantIDPipeline",
+    "StableDiffusionXLInstantIDImg2ImgPipeline",
     "StableDiffusionXLInstantIDPipeline",
     "draw_kps",
     "load_base",
