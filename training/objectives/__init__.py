@@ -21,6 +21,7 @@ KINDS = (
     "infinite-id",
     "wplus",
     "anymaker",
+    "lora",
 )
 
 
@@ -89,4 +90,8 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.anymaker import AnyMakerObjective, AnyMakerTrainingConfig
 
         return AnyMakerObjective(config(AnyMakerTrainingConfig), recipe.init_from)
+    if kind == "lora":
+        from idpersona.training.objectives.lora import LoraConfig, LoraObjective
+
+        return LoraObjective(config(LoraConfig))
     raise UnknownName("training objective", kind, KINDS)
