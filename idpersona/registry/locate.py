@@ -31,7 +31,7 @@ def candidates(weight: Weight) -> list[Path]:
         folders.append(Path.home() / ".insightface" / "models" / weight.name)
     # A published archive often holds one more folder of the same name.
     folders += [folder / weight.name for folder in folders]
-    snapshot = cached_snapshot(weight)
+    snapshot = cached_snapshot(weight) if weight.place == "hub" else None
     return folders + ([snapshot] if snapshot else [])
 
 
