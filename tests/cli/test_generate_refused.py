@@ -44,7 +44,7 @@ from idpersona.provenance import read_settings
         (["--adapter", "instantid:much"], "no number"),
         (["--adapter", "instantid:3"], "between 0 and 2"),
         (["--set", "net_end"], "NAME=NUMBER"),
-        (["--set", "net_end=late"], "NAME=NUMBER"),
+        (["--set", "net_end=late"], "net_end of instantid is a number"),
         (["--set", "net_end=nan"], "NAME=NUMBER"),
         (["--set", ".net_end=1"], "NAME=NUMBER"),
         (["--set", "scale=1"], "use --scale"),
@@ -77,7 +77,7 @@ def test_arguments(draw, tmp_path, words, says):
 
 def test_names_offer_the_nearest(run, draw, me, tmp_path):
     fixed = ["generate", "--identity", me, "--prompt", "x", "-o", tmp_path / "a.png"]
-    run(*fixed, "--adapter", "instanid").refused("did you mean instantid?")
+    run(*fixed, "--adapter", "instanid").refused("did you mean instantid")
     run(*fixed, "--base", "mimi").refused("mini")
     run(*fixed, "--base", tmp_path / "absent").refused("absent")
     run(*fixed, "--base", "sd15").refused("instantid")

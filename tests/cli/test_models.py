@@ -15,7 +15,8 @@ def test_list(run):
     assert {entry["name"] for entry in entries} == set(WEIGHTS)
     assert all(entry["licence"] and entry["source"] and entry["preprocessing"] for entry in entries)
     commercial = json.loads(run("models", "list", "--commercial", "--json").done().out)
-    assert {entry["name"] for entry in commercial} == {"sd15", "sdxl"}
+    assert {entry["name"] for entry in commercial} == {n for n, w in WEIGHTS.items() if w.commercial}
+    assert {"sd15", "sdxl", "clip-h"} <= {entry["name"] for entry in commercial}
     text = run("models", "list").done().out
     assert len(text.splitlines()) == len(WEIGHTS) + 1
 

@@ -81,7 +81,7 @@ BAD = [
     (["prompt", "--scale", "inf"], "scale"),
     (["prompt", "--guidance", "nan"], "guidance"),
     (["prompt", "--classifier", "labeller"], "did you mean labeler"),
-    (["prompt", "--set", "net_end=late"], "NAME=NUMBER"),
+    (["prompt", "--set", "net_end=late"], "net_end of instantid is a number"),
     (["identity", "--set", "net_stop=1"], "net_start, net_end, guess_mode"),
     (["pose", "--set", "net_end=1", "--set", "net_end=0.5"], "given twice"),
     (["prompt", "--set", "instantid.net_end=1"], "without an adapter"),

@@ -17,7 +17,14 @@ CONFIGS = {
     "attributes": ("attributes", "AttributesConfig"),
     "identity-judge": ("judge", "JudgeConfig"),
     "latent-descriptor": ("latent_descriptor", "LatentDescriptorConfig"),
+    "face-descriptor": ("face_descriptor", "FaceDescriptorConfig"),
+    "masked-autoencoder": ("masked_autoencoder", "MaskedAutoencoderConfig"),
+    "style-autoencoder": ("style_autoencoder", "StyleAutoencoderConfig"),
     "diffusion": ("diffusion_config", "DiffusionConfig"),
+    "infinite-id": ("infinite_id", "InfiniteIDTrainingConfig"),
+    "wplus": ("wplus", "WPlusTrainingConfig"),
+    "anymaker": ("anymaker", "AnyMakerTrainingConfig"),
+    "lora": ("lora", "LoraConfig"),
 }
 
 

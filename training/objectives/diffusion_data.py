@@ -97,8 +97,8 @@ class CaptionedFaces:
         for row, person in enumerate(self.faces.identities.tolist()):
             by_person.setdefault(person, []).append(row)
         self.others = [by_person[p] for p in self.faces.identities.tolist()]
-        self.paired = np.array([r for r, rows in enumerate(self.others) if len(rows) > 1])
-        self.paired_weights = sampling_weights(self.faces, self.paired)
+        self.paired = np.array([r for r, rows in enumerate(self.others) if len(rows) > 1], dtype=np.int64)
+        self.paired_weights = sampling_weights(self.faces, self.paired) if len(self.paired) else np.zeros(0)
 
     def require_pairs(self) -> None:
         """Raises BadInput when nobody has two photos."""
