@@ -81,7 +81,7 @@ def test_names_offer_the_nearest(run, draw, me, tmp_path):
     run(*fixed, "--base", "mimi").refused("mini")
     run(*fixed, "--base", tmp_path / "absent").refused("absent")
     run(*fixed, "--base", "sd15").refused("instantid")
-    run(*fixed, "--photo", "sample:astronut").refused("--identity or --photo")
+    run(*fixed, "--photo", "sample:astronut").refused("one of --identity, --photo")
     draw("--photo", "sample:astronut", "-o", tmp_path / "a.png", identity=False).refused("astronaut")
 
 
