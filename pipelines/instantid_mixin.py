@@ -24,6 +24,7 @@ from idpersona.adapters.instantid.modules import IdentityCrossAttention, Instant
 from idpersona.errors import BadInput, CheckpointError
 from idpersona.pipelines.identitynet import identity_context
 from idpersona.seams.cross import cross_layers, cross_scope
+from idpersona.seams.mask import as_mask
 from idpersona.seams.scale import check_scale
 from idpersona.seams.tokens import TokenBranch
 
@@ -58,6 +59,7 @@ class InstantIDMixin:
     controlnet: Any
     unet: Any
     identity_scale: float
+    identity_net: int
 
     def load_ip_adapter_instantid(
         self,
@@ -131,17 +133,19 @@ class InstantIDMixin:
         unknown = [name for name in given["kwargs"] if name not in _DEPRECATED]
         if unknown:
             raise BadInput(f"{type(self).__name__} takes no argument {', '.join(unknown)}")
-        ours = ("self", "__class__", "kwargs", "image_embeds", "ip_adapter_scale")
-        arguments = {name: value for name, value in given.items() if name not in ours}
-        if given["ip_adapter_scale"] is not None:
-            self.identity_scale = check_scale(given["ip_adapter_scale"], "ip_adapter_scale")
+        ours = ("image_embeds", "ip_adapter_scale", "control_mask")
+        rest = {name: given[name] for name in given if name not in (*ours, "self", "__class__", "kwargs")}
         prompts = count_prompts(given["prompt"], given["prompt_embeds"])
-        with self._identity(given["image_embeds"], prompts):
-            return stock(**arguments, **given["kwargs"])
+        with self._identity(*(given[name] for name in ours), prompts=prompts):
+            return stock(**rest, **given["kwargs"])
 
     @contextlib.contextmanager
-    def _identity(self, image_embeds: Any, prompts: int) -> Iterator[None]:
+    def _identity(
+        self, image_embeds: Any, ip_adapter_scale: Any, control_mask: Any, *, prompts: int
+    ) -> Iterator[None]:
         """Put the person into UNet and IdentityNet for the length of one call."""
+        if ip_adapter_scale is not None:
+            self.identity_scale = check_scale(ip_adapter_scale, "ip_adapter_scale")
         if self.projector is None or self.cross_attention is None:
             raise BadInput("no identity adapter is loaded: call load_ip_adapter_instantid(path) first")
         width = self.projector.config["embedding_dim"]
@@ -154,11 +158,28 @@ class InstantIDMixin:
         # The unconditional half is the projector's answer to nobody, not a row of zeros.
         tokens = self.projector(torch.cat([torch.zeros_like(faces[:1]), faces])).to(dtype)
         nobody, people = tokens[:1], tokens[1:]
-        # Of several ControlNets the first is IdentityNet; the others keep the text.
-        net = self.controlnet.nets[0] if hasattr(self.controlnet, "nets") else self.controlnet
-        branch = TokenBranch(self.cross_attention, people, unconditional=nobody, scale=self.identity_scale)
-        with identity_context(net, self, people, nobody), cross_scope(self.unet, [branch], pipe=self):
+        mask = None if control_mask is None else as_mask(control_mask).to(device)
+        branch = TokenBranch(
+            self.cross_attention, people, unconditional=nobody, scale=self.identity_scale, mask=mask
+        )
+        net = identity_net(self.controlnet, self.identity_net)
+        with (
+            identity_context(net, self, people, nobody, mask=mask),
+            cross_scope(self.unet, [branch], pipe=self),
+        ):
             yield
+
+
+def identity_net(controlnet: nn.Module, place: int) -> nn.Module:
+    """Which of a pipeline's ControlNets is IdentityNet; the others keep the text.
+
+    Raises:
+        BadInput: there is none at that place.
+    """
+    nets: Sequence[nn.Module] = getattr(controlnet, "nets", [controlnet])  # type: ignore[assignment]
+    if not 0 <= place < len(nets):
+        raise BadInput(f"identity_net is {place}, but there are {len(nets)} ControlNets, counted from 0")
+    return nets[place]
 
 
 def _is_offloaded(part: nn.Module) -> bool:

@@ -36,14 +36,15 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
 
     A drop-in for ``StableDiffusionXLInstantIDPipeline`` on smaller bases: the components of diffusers'
     ``StableDiffusionControlNetPipeline``, whose ``controlnet`` is IdentityNet, plus the adapter's two,
-    which ``load_ip_adapter_instantid`` fills and ``save_pretrained`` keeps. Of several ControlNets the
-    first is IdentityNet and sees the identity tokens; the others see the text. Outside a call the
-    components are untouched.
+    which ``load_ip_adapter_instantid`` fills and ``save_pretrained`` keeps. Of several ControlNets one is
+    IdentityNet and sees the identity tokens; the others see the text. Outside a call the components are
+    untouched.
 
     Args (beside those of ``StableDiffusionControlNetPipeline``):
         projector: face vector -> identity tokens.
         cross_attention: keys and values of the tokens for every cross-attention layer.
         identity_scale: scale of the identity cross-attention, at least 0.
+        identity_net: which of several ControlNets is IdentityNet, counted from 0.
 
     Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:2401.07519).
     """
@@ -68,6 +69,7 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
         projector: InstantIDProjector | None = None,
         cross_attention: IdentityCrossAttention | None = None,
         identity_scale: float = 0.5,
+        identity_net: int = 0,
     ):
         super().__init__(
             vae=vae,  # type: ignore[arg-type]
@@ -82,8 +84,8 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
             requires_safety_checker=requires_safety_checker,
         )
         self.register_modules(projector=projector, cross_attention=cross_attention)
-        self.identity_scale = identity_scale
-        self.register_to_config(identity_scale=identity_scale)
+        self.identity_scale, self.identity_net = identity_scale, identity_net
+        self.register_to_config(identity_scale=identity_scale, identity_net=identity_net)
 
     # diffusers annotates its own step callback too narrowly.
     @torch.no_grad()
@@ -118,6 +120,7 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' own default
         image_embeds: Any = None,
         ip_adapter_scale: float | None = None,
+        control_mask: Any = None,
         **kwargs: Any,
     ) -> StableDiffusionPipelineOutput | tuple[Any, ...]:
         """Draw the person of ``image_embeds`` in the pose of ``image``, as the prompt says.
@@ -131,6 +134,8 @@ class StableDiffusionInstantIDPipeline(InstantIDMixin, StableDiffusionControlNet
             guess_mode: IdentityNet acts on the conditional half only.
             control_guidance_start, control_guidance_end: fractions of the steps between which it acts.
             ip_adapter_scale: sets ``identity_scale``, for this call and the next ones.
+            control_mask: where on the canvas identity and IdentityNet may act, a picture or [H, W] in 0..1
+                (several: one per person).
             callback_on_step_end: ``f(pipe, step, timestep, tensors) -> dict``, after every step.
 
         Returns:

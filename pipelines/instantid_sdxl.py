@@ -36,14 +36,15 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
 
     A drop-in for the published InstantID pipeline: the components of diffusers'
     ``StableDiffusionXLControlNetPipeline``, whose ``controlnet`` is IdentityNet, plus the adapter's two,
-    which ``load_ip_adapter_instantid`` fills and ``save_pretrained`` keeps. Of several ControlNets the
-    first is IdentityNet and sees the identity tokens; the others see the text. Outside a call the
-    components are untouched.
+    which ``load_ip_adapter_instantid`` fills and ``save_pretrained`` keeps. Of several ControlNets one is
+    IdentityNet and sees the identity tokens; the others see the text. Outside a call the components are
+    untouched.
 
     Args (beside those of ``StableDiffusionXLControlNetPipeline``):
         projector: face vector -> identity tokens.
         cross_attention: keys and values of the tokens for every cross-attention layer.
         identity_scale: scale of the identity cross-attention, at least 0.
+        identity_net: which of several ControlNets is IdentityNet, counted from 0.
 
     Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:2401.07519).
     """
@@ -70,6 +71,7 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
         projector: InstantIDProjector | None = None,
         cross_attention: IdentityCrossAttention | None = None,
         identity_scale: float = 0.5,
+        identity_net: int = 0,
     ):
         super().__init__(
             vae=vae,  # type: ignore[arg-type]
@@ -86,8 +88,8 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
             image_encoder=image_encoder,  # type: ignore[arg-type]
         )
         self.register_modules(projector=projector, cross_attention=cross_attention)
-        self.identity_scale = identity_scale
-        self.register_to_config(identity_scale=identity_scale)
+        self.identity_scale, self.identity_net = identity_scale, identity_net
+        self.register_to_config(identity_scale=identity_scale, identity_net=identity_net)
 
     # Positional arguments come in the published pipeline's order, not in that of today's diffusers.
     @torch.no_grad()
@@ -133,6 +135,7 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
         ip_adapter_image: Images | None = None,
         ip_adapter_image_embeds: list[Tensor] | None = None,
         ip_adapter_scale: float | None = None,
+        control_mask: Any = None,
         **kwargs: Any,
     ) -> StableDiffusionXLPipelineOutput | tuple[Any, ...]:
         """Draw the person of ``image_embeds`` in the pose of ``image``, as the prompt says.
@@ -146,6 +149,8 @@ class StableDiffusionXLInstantIDPipeline(InstantIDMixin, StableDiffusionXLContro
             guess_mode: IdentityNet acts on the conditional half only.
             control_guidance_start, control_guidance_end: fractions of the steps between which it acts.
             ip_adapter_scale: sets ``identity_scale``, for this call and the next ones.
+            control_mask: where on the canvas identity and IdentityNet may act, a picture or [H, W] in 0..1
+                (several: one per person).
             callback_on_step_end: ``f(pipe, step, timestep, tensors) -> dict``, after every step.
 
         Returns:

@@ -25,7 +25,6 @@ from transformers import (
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.errors import BadInput
 from idpersona.pipelines.instantid_mixin import InstantIDMixin, LateComponents, NetInput, count_prompts
-from idpersona.seams.scale import check_scale
 
 
 class StableDiffusionXLInstantIDImg2ImgPipeline(InstantIDMixin, StableDiffusionXLControlNetImg2ImgPipeline):
@@ -35,7 +34,7 @@ class StableDiffusionXLInstantIDImg2ImgPipeline(InstantIDMixin, StableDiffusionX
     of this name draws one picture per prompt only, this one as many as are asked for.
 
     Args (beside those of ``StableDiffusionXLControlNetImg2ImgPipeline``):
-        projector, cross_attention, identity_scale: as there.
+        projector, cross_attention, identity_scale, identity_net: as there.
 
     Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:2401.07519).
     """
@@ -63,6 +62,7 @@ class StableDiffusionXLInstantIDImg2ImgPipeline(InstantIDMixin, StableDiffusionX
         projector: InstantIDProjector | None = None,
         cross_attention: IdentityCrossAttention | None = None,
         identity_scale: float = 0.5,
+        identity_net: int = 0,
     ):
         super().__init__(
             vae=vae,  # type: ignore[arg-type]
@@ -80,17 +80,22 @@ class StableDiffusionXLInstantIDImg2ImgPipeline(InstantIDMixin, StableDiffusionX
             image_encoder=image_encoder,  # type: ignore[arg-type]
         )
         self.register_modules(projector=projector, cross_attention=cross_attention)
-        self.identity_scale = identity_scale
-        self.register_to_config(identity_scale=identity_scale)
+        self.identity_scale, self.identity_net = identity_scale, identity_net
+        self.register_to_config(identity_scale=identity_scale, identity_net=identity_net)
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
-        self, *args: Any, image_embeds: Any = None, ip_adapter_scale: float | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        image_embeds: Any = None,
+        ip_adapter_scale: float | None = None,
+        control_mask: Any = None,
+        **kwargs: Any,
     ) -> StableDiffusionXLPipelineOutput | tuple[Any, ...]:
         """Redraw ``image`` as the person of ``image_embeds`` in the pose of ``control_image``.
 
         Args (beside those of ``StableDiffusionXLControlNetImg2ImgPipeline.__call__``):
-            image_embeds, ip_adapter_scale: as for ``StableDiffusionXLInstantIDPipeline``.
+            image_embeds, ip_adapter_scale, control_mask: as for ``StableDiffusionXLInstantIDPipeline``.
 
         Raises:
             BadInput: no adapter is loaded, an unknown argument, or ``image_embeds`` is missing, misshapen or
@@ -102,7 +107,6 @@ class StableDiffusionXLInstantIDImg2ImgPipeline(InstantIDMixin, StableDiffusionX
         if unknown:
             raise BadInput(f"{type(self).__name__} takes no argument {', '.join(unknown)}")
         given = signature.bind_partial(*args, **kwargs).arguments
-        if ip_adapter_scale is not None:
-            self.identity_scale = check_scale(ip_adapter_scale, "ip_adapter_scale")
-        with self._identity(image_embeds, count_prompts(given.get("prompt"), given.get("prompt_embeds"))):
+        prompts = count_prompts(given.get("prompt"), given.get("prompt_embeds"))
+        with self._identity(image_embeds, ip_adapter_scale, control_mask, prompts=prompts):
             return stock(*args, **kwargs)

@@ -57,7 +57,7 @@ def base(pipe: Any, kind: str) -> np.ndarray:
 def test_call_signature(pipe: Any, kind: str) -> None:
     parameters = inspect.signature(type(pipe).__call__).parameters
     stock = inspect.signature(type(pipe).__mro__[2].__call__).parameters
-    assert set(stock) | {"image_embeds", "ip_adapter_scale"} == set(parameters)
+    assert set(stock) | {"image_embeds", "ip_adapter_scale", "control_mask"} == set(parameters)
     for name, parameter in parameters.items():
         if name not in ("self", "kwargs"):
             assert parameter.default is not inspect.Parameter.empty, name

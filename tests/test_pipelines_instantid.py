@@ -173,16 +173,51 @@ def test_components_are_untouched_after_a_call_and_after_an_error(pipe: Any, kin
         assert not any(m._forward_pre_hooks or m._forward_hooks for m in part.modules())
 
 
-def test_of_several_controlnets_the_first_is_identitynet(kind: str) -> None:
+@pytest.mark.parametrize("place", [0, 1])
+def test_identitynet_among_several_controlnets(kind: str, place: int) -> None:
     parts = tiny_components(kind)
     pose_net = tiny_components(kind, seed=1)["controlnet"]
-    pipe = PIPELINES[kind](**parts | {"controlnet": [parts["controlnet"], pose_net]})
+    nets, scales = [pose_net], [0.0]
+    nets.insert(place, parts["controlnet"])
+    scales.insert(place, 1.0)
+    pipe = PIPELINES[kind](**parts | {"controlnet": nets}, identity_net=place)
     pipe.set_progress_bar_config(disable=True)
     picture = tiny_inputs(kind)["image"]
     one = draw(make(kind), kind)
-    two = draw(pipe, kind, image=[picture, picture], controlnet_conditioning_scale=[1.0, 0.0])
+    two = draw(pipe, kind, image=[picture, picture], controlnet_conditioning_scale=scales)
     assert largest(one, two) < 1e-5
     assert largest(one, draw(pipe, kind, image=[picture, picture])) > 1e-3
+    assert pipe.config["identity_net"] == place
+    pipe.identity_net = 2
+    with pytest.raises(BadInput, match="identity_net is 2, but there are 2 ControlNets"):
+        draw(pipe, kind, image=[picture, picture])
+
+
+def test_control_mask(pipe: Any, kind: str) -> None:
+    everywhere, nowhere = np.ones((64, 64), np.float32), np.zeros((64, 64), np.float32)
+    whole = draw(pipe, kind)
+    assert np.array_equal(draw(pipe, kind, control_mask=everywhere), whole)
+    without = draw(pipe, kind, controlnet_conditioning_scale=0.0, ip_adapter_scale=0.0)
+    pipe.identity_scale = 0.5
+    assert np.array_equal(draw(pipe, kind, control_mask=nowhere), without)
+    left = nowhere.copy()
+    left[:, :32] = 1.0
+    half = draw(pipe, kind, control_mask=left)
+    assert largest(half, whole) > 1e-3
+    assert largest(half, without) > 1e-3
+
+
+@pytest.mark.parametrize("guess_mode", [False, True])
+def test_control_mask_per_person(pipe: Any, kind: str, guess_mode: bool) -> None:
+    face = tiny_inputs(kind)["image_embeds"]
+    masks = np.zeros((2, 64, 64), np.float32)
+    masks[0, :, :32] = masks[1, :32] = 1.0
+    given = {"prompt": PROMPTS, "image_embeds": torch.stack([face, -face]), "guess_mode": guess_mode}
+    both = draw(pipe, kind, **given, control_mask=masks, generator=seeds(0, 1))
+    for row, (prompt, person) in enumerate(zip(PROMPTS, (face, -face), strict=True)):
+        one = {"prompt": prompt, "image_embeds": person, "guess_mode": guess_mode}
+        alone = draw(pipe, kind, **one, control_mask=masks[row], generator=seeds(row)[0])
+        assert largest(both[row], alone[0]) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -207,8 +242,8 @@ def test_bad_scale(pipe: Any, scale: Any) -> None:
 
 
 def test_arguments_that_mean_nothing_are_refused(pipe: Any, kind: str) -> None:
-    with pytest.raises(BadInput, match="takes no argument control_mask"):
-        draw(pipe, kind, control_mask=[0.5])
+    with pytest.raises(BadInput, match="takes no argument control_masks"):
+        draw(pipe, kind, control_masks=[0.5])
 
 
 def test_no_identity_without_an_adapter(kind: str) -> None:
