@@ -1,4 +1,4 @@
-"""diffusers-compatible pipelines: ``load_base`` and the InstantID drop-ins.
+"""diffusers-compatible pipelines: ``load_base``, the InstantID drop-ins, and ``weighted_prompts``.
 
 Everything is imported on first use, so that ``import idpersona.pipelines`` loads neither torch nor diffusers.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from idpersona.pipelines.instantid_sd15 import StableDiffusionInstantIDPipeline
     from idpersona.pipelines.instantid_sdxl import StableDiffusionXLInstantIDPipeline
     from idpersona.pipelines.instantid_sdxl_img2img import StableDiffusionXLInstantIDImg2ImgPipeline
+    from idpersona.pipelines.weighted import weighted_prompts
 
 _WHERE = {
     "StableDiffusionInstantIDPipeline": "idpersona.pipelines.instantid_sd15",
@@ -21,6 +22,7 @@ _WHERE = {
     "StableDiffusionXLInstantIDPipeline": "idpersona.pipelines.instantid_sdxl",
     "draw_kps": "idpersona.keypoints",
     "load_base": "idpersona.pipelines.base",
+    "weighted_prompts": "idpersona.pipelines.weighted",
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "StableDiffusionXLInstantIDPipeline",
     "draw_kps",
     "load_base",
+    "weighted_prompts",
 ]
 
 

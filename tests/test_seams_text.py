@@ -87,7 +87,7 @@ def test_what_an_edit_is_told(pipe: Any) -> None:
         "a hat",
     ] * len(columns)
     assert torch.equal(context.encode("a hat").prompt[0], encode(pipe, "a hat")[0][0])
-    with pytest.raises(BadInput, match="not prompt_embeds"):
+    with pytest.raises(BadInput, match="neither weighted nor embedded"):
         given.encoders[0].prompt_of(0, 1)
 
 

@@ -43,6 +43,13 @@ def generate(
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows.")] = None,
     negative: Annotated[str | None, typer.Option(metavar="TEXT", help="What it shall not show.")] = None,
+    weighted: Annotated[
+        bool | None,
+        typer.Option(
+            "--weighted/--plain",
+            help="Prompts of any length with weights, as (smiling)1.3 or hat--; needs compel.",
+        ),
+    ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(metavar="NAME[:SCALE]", help="Identity adapters [default: instantid].")
     ] = None,
@@ -123,6 +130,7 @@ def generate(
         consent=consent or None,
         prompt=prompt,
         negative=negative,
+        weighted=weighted,
         adapters=tuple(arguments.scaled(text, "--adapter") for text in adapter or ()),
         base=base,
         loras=tuple(arguments.scaled(text, "--lora") for text in lora or ()),

@@ -51,6 +51,7 @@ class Job:
     cast: Cast
     prompt: str
     negative: str | None
+    weighted: bool
     base: str
     adapters: tuple[AdapterUse, ...]
     loras: tuple[tuple[Path, float], ...]
@@ -102,6 +103,7 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
         cast=cast,
         prompt=request.prompt or "",
         negative=request.negative,
+        weighted=bool(request.weighted),
         base=base,
         adapters=adapters,
         loras=loras,
@@ -190,6 +192,7 @@ def _record(request: Request, cast: Cast, loras: Sequence[tuple[Path, float]], p
     return {
         "prompt": request.prompt,
         "negative": request.negative or "",
+        "weighted": bool(request.weighted),
         "identity": cast.record(request, png),
         "lora": [{**describe_source(str(file), png), "weight": weight} for file, weight in loras],
         "pose": describe_source(request.pose, png) if request.pose else None,

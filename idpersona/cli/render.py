@@ -30,14 +30,17 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     device, pipe, adapters = _load(job)
     import torch
 
+    from idpersona.pipelines import weighted_prompts
+
     width, height = job.size or canvas(pipe, adapters, job.pose)
     if job.pose is not None and not any(adapter.holds_pose for adapter in adapters):
         named = ", ".join(adapter.name for adapter in adapters)
         raise BadInput(f"--pose needs an adapter that holds a pose, as instantid; {named} does not")
     job.cast.check_canvas((width, height))
     checker = _safety_checker(pipe, job)
-    for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
-        note_cut(pipe, text, option)
+    if not job.weighted:
+        for text, option in ((job.prompt, "--prompt"), (job.negative or "", "--negative")):
+            note_cut(pipe, text, option)
     common = {
         **job.recorded,
         "adapters": [asdict(adapter) for adapter in job.adapters],
@@ -55,6 +58,8 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
     }
     pictures: list[Image.Image] = []
     with Progress(job.steps * len(paths), "drawing") as progress, ExitStack() as scopes:
+        if job.weighted:
+            scopes.enter_context(weighted_prompts(pipe))
         for adapter, use in zip(adapters, job.adapters, strict=True):
             who = job.cast.on_canvas if adapter.encoders else None
             pose = job.pose if adapter.holds_pose else None
@@ -148,7 +153,10 @@ def note_cut(pipe: Any, text: str, option: str) -> None:
         tokens = tokenizer(text, truncation=False).input_ids
         if len(tokens) > limit:
             cut = tokenizer.decode(tokens[limit - 1 : -1]).strip()
-            note(f"{option} has {len(tokens) - 2} tokens, the base takes {limit - 2}; cut off: '{cut}'")
+            note(
+                f"{option} has {len(tokens) - 2} tokens, the base takes {limit - 2}; cut off: '{cut}' "
+                "(--weighted takes prompts of any length)"
+            )
             return
 
 

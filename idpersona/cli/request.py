@@ -24,6 +24,7 @@ class Request:
         mask: of an object in the photos, a file or a way to find it.
         consent: whether the person in the photos agreed.
         prompt, negative: texts.
+        weighted: whether they are weighted text, of any length.
         adapters, loras: (name or file, own scale or None).
         base: registry name, folder or hub id.
         scale: of adapters without their own.
@@ -44,6 +45,7 @@ class Request:
     consent: bool | None = None
     prompt: str | None = None
     negative: str | None = None
+    weighted: bool | None = None
     adapters: tuple[Scaled, ...] = ()
     base: str | None = None
     loras: tuple[Scaled, ...] = ()
@@ -171,6 +173,7 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             consent=source["consent"] if from_photos and paths else None,
             prompt=settings["prompt"],
             negative=settings.get("negative") or None,
+            weighted=settings.get("weighted", False),
             adapters=tuple((found[entry["name"]], float(entry["scale"])) for entry in adapters),
             options=tuple(
                 AdapterOption(str(found.get(entry["name"]) or entry["name"]), name, value)
@@ -208,6 +211,7 @@ def _check_types(request: Request) -> None:
     for name, kinds in {
         "prompt": (str,),
         "negative": (str, type(None)),
+        "weighted": (bool,),
         "base": (str,),
         "steps": (int,),
         "seed": (int,),

@@ -46,7 +46,8 @@ class Encoder:
     Attributes:
         tokenizer: its own.
         columns: of the embeddings, which are its own.
-        prompts: what it was given, one per group of rows; None where embeddings were given instead of words.
+        prompts: what it was given, one per group of rows; None where the places of its words are not known:
+            embeddings were given, or the text is weighted.
     """
 
     tokenizer: Any
@@ -54,9 +55,11 @@ class Encoder:
     prompts: tuple[str, ...] | None
 
     def prompt_of(self, row: int, rows: int) -> str:
-        """The prompt of one of ``rows`` rows. Raises BadInput where embeddings were given instead."""
+        """The prompt of one of ``rows`` rows. Raises BadInput where there is none to look words up in."""
         if self.prompts is None:
-            raise BadInput("words are looked up in the prompt: give prompt, not prompt_embeds")
+            raise BadInput(
+                "words are looked up in the prompt: give plain text, neither weighted nor embedded"
+            )
         return self.prompts[row * len(self.prompts) // rows]
 
 
@@ -158,7 +161,8 @@ class _Host:
             options |= {name: given[name] for name in ("device", "clip_skip") if name in given}
             return TextEmbeds(*self.original(prompt=text, **options))
 
-        prompt, second = _texts(given.get("prompt")), _texts(given.get("prompt_2"))
+        places = getattr(self.original, "places_words", True)
+        prompt, second = (_texts(given.get(name)) if places else None for name in ("prompt", "prompt_2"))
         encoders = []
         for number, texts in (("", prompt), ("_2", second or prompt)):
             encoder = getattr(pipe, "text_encoder" + number, None)

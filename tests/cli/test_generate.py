@@ -312,3 +312,18 @@ def test_lora_changes_the_picture_and_repeats(draw, run, tiny, tmp_path):
     save_file(weights | elsewhere, tmp_path / "half.safetensors")
     half = draw("--lora", tmp_path / "half.safetensors", "-o", tmp_path / "half.png").done()
     assert "note: LoRA" in half.err and "to_nowhere" in half.err
+
+
+def test_weighted_prompts_are_drawn_and_repeated(draw, tmp_path):
+    text = "a photo of a (smiling)1.4 man. " + "he has a beard and wears eyeglasses. " * 12
+    first = ("--seed", 3, "--steps", 1, "--prompt", text)
+    plain = draw(*first, "-o", tmp_path / "plain.png")
+    assert "cut off" in plain.err and "--weighted takes prompts of any length" in plain.err
+    whole = draw(*first, "--weighted", "-o", tmp_path / "a.png")
+    assert "cut off" not in whole.err
+    assert read_settings(tmp_path / "a.png")["weighted"] is True
+    draw("--from", tmp_path / "a.png", "--steps", 1, "-o", tmp_path / "b.png", prompt=False).done()
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "b.png"))
+    assert not np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "plain.png"))
+    draw("--from", tmp_path / "a.png", "--plain", "--steps", 1, "-o", tmp_path / "c.png", prompt=False).done()
+    assert np.array_equal(pixels(tmp_path / "plain.png"), pixels(tmp_path / "c.png"))
