@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -96,13 +97,22 @@ class SecondStream:
         self.latents = self._scheduler = self._generator = None
 
 
+_streamed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
 @contextlib.contextmanager
 def stream_scope(model: nn.Module, streams: Sequence[SecondStream]) -> Iterator[None]:
     """Run ``streams`` beside every pass of ``model`` for the length of the scope.
 
     Raises:
-        SeamError: the pipeline does not tell its guidance, without which no second stream can be drawn.
+        SeamError: the pipeline does not tell its guidance, without which no second stream can be drawn, or
+            another scope's streams run beside the model already.
     """
+    if model in _streamed:
+        raise SeamError(
+            "a second stream runs beside this model already, and a picture can read one only: attach several "
+            "people together, {person: region, …}, or switch the stream of one off, scale={'mixed': 0, …}"
+        )
     inner = getattr(model, "_orig_mod", model)
     names = list(inspect.signature(inner.forward).parameters)
     for stream in streams:
@@ -117,6 +127,8 @@ def stream_scope(model: nn.Module, streams: Sequence[SecondStream]) -> Iterator[
             stream.advance(module, inputs)
 
     with contextlib.ExitStack() as stack:
+        _streamed.add(model)
+        stack.callback(_streamed.discard, model)
         for stream in streams:
             stack.callback(stream.release)
         # First of all hooks: the pass inside runs the others, which then see the pipeline's own pass.
