@@ -9,47 +9,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
 from idpersona.encoders.segmenter import SIDE, load_segmenter, segment_subject
 from idpersona.errors import BadInput, MissingWeights
-
-
-def model(sure: bool) -> Any:
-    torch.manual_seed(0)
-    backbone = SwinConfig(
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 1, 1],
-        window_size=3,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
-    config = Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=16,
-        dim_feedforward=16,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=2,
-        num_queries=5,
-        num_labels=3,
-    )
-    made = Mask2FormerForUniversalSegmentation(config)
-    with torch.no_grad():
-        made.class_predictor.weight.mul_(0.1)
-        # Of three classes and "nothing", one is certain for every query, or nothing is.
-        made.class_predictor.bias.copy_(torch.tensor([6.0, 0, 0, 0] if sure else [0, 0, 0, 6.0]))
-    return made.eval()
+from idpersona.testing.objects import tiny_segmenter
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("segmenter")
-    model(sure=True).save_pretrained(place / "sure")
-    model(sure=False).save_pretrained(place / "blind")
+    tiny_segmenter(sure=True).save_pretrained(place / "sure")
+    tiny_segmenter(sure=False).save_pretrained(place / "blind")
     (place / "damaged").mkdir()
     (place / "damaged" / "config.json").write_text("{")
     return place
