@@ -1,6 +1,6 @@
-"""Measuring what adapters do: identity, prompt, pose, reconstruction.
+"""Measuring what adapters do: identity, prompt, pose, pairs, sliders, reconstruction.
 
-Four evaluations share one frame. A *protocol* file fixes people, prompts, seeds and sizes; *judges* (encoders
+All evaluations share one frame. A *protocol* file fixes people, prompts, seeds and sizes; *judges* (encoders
 that condition nothing and enter no loss) and *attribute classifiers* give the numbers; a *finder* says where
 the face of a picture is, if there is one; intervals come from a bootstrap over people; each run writes one
 JSON, one table and one contact sheet. Definitions follow ``idpersona.eval.metrics`` and are the only ones
@@ -11,6 +11,8 @@ used in claims.
 | ``evaluate_identity`` | ``idpersona.eval.identity`` |
 | ``evaluate_prompt`` | ``idpersona.eval.prompt`` |
 | ``evaluate_pose`` | ``idpersona.eval.pose`` |
+| ``evaluate_pairs`` | ``idpersona.eval.pairs`` |
+| ``evaluate_sliders`` | ``idpersona.eval.sliders`` |
 | ``evaluate_reconstruction`` | ``idpersona.eval.reconstruction`` |
 """
 
@@ -21,11 +23,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from idpersona.eval.identity import evaluate_identity
+    from idpersona.eval.pairs import evaluate_pairs
     from idpersona.eval.pose import evaluate_pose
     from idpersona.eval.prompt import evaluate_prompt
     from idpersona.eval.reconstruction import evaluate_reconstruction
+    from idpersona.eval.sliders import evaluate_sliders
 
-__all__ = ["evaluate_identity", "evaluate_pose", "evaluate_prompt", "evaluate_reconstruction"]
+__all__ = [
+    "evaluate_identity",
+    "evaluate_pairs",
+    "evaluate_pose",
+    "evaluate_prompt",
+    "evaluate_reconstruction",
+    "evaluate_sliders",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="eval",
-    help="Measure identity, prompt, pose and reconstruction; writes JSON, a table and a contact sheet.",
+    help="Measure identity, prompt, pose, pairs, sliders, reconstruction; writes JSON, a table and a sheet.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -57,6 +57,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Options of the adapter, as net_end=0.5."),
 ]
+Judges = Annotated[
+    list[str] | None, typer.Option("--judge", help="Judge; may be repeated [default: mini-judge].")
+]
 Scale = Annotated[float, typer.Option(min=0, max=5, help="Adapter scale.")]
 
 
@@ -64,9 +67,7 @@ Scale = Annotated[float, typer.Option(min=0, max=5, help="Adapter scale.")]
 def identity(
     base: Base = "mini",
     adapter: Adapter = "instantid",
-    judge: Annotated[
-        list[str] | None, typer.Option(help="Judge; may be repeated [default: mini-judge].")
-    ] = None,
+    judge: Judges = None,
     finder: Annotated[FaceFinder, typer.Option(help="Finds the face in every picture.")] = FaceFinder.dlib,
     scales: Annotated[
         str | None, typer.Option(help="Scales, separated by commas, instead of the protocol's.")
@@ -196,6 +197,125 @@ def pose(
     _finish(
         evaluate_pose(studio, plan, **tools, scale=scale, cache=cache, settings=names), folder, force, as_json
     )
+
+
+@app.command()
+def pairs(
+    base: Base = "mini",
+    adapter: Adapter = "instantid",
+    judge: Judges = None,
+    count: Annotated[int, typer.Option("--pairs", min=1, help="Pictures of two people.")] = 50,
+    scale: Scale = 1.0,
+    settings: Settings = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    protocol: ProtocolFile = "standard",
+    quick: Quick = False,
+    output: Output = None,
+    cache: Cache = Path("reports/cache"),
+    batch: Batch = 16,
+    device: Device = None,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Two people side by side: is each face nearer to its own person than to the other.
+
+    Example: idpersona eval pairs --judge mini-judge --judge mobilefacenet
+    """
+    quiet_libraries()
+    from idpersona.eval.finders import get_finder
+    from idpersona.eval.generation import Studio
+    from idpersona.eval.judges import get_judge
+    from idpersona.eval.pairs import evaluate_pairs
+    from idpersona.training.data.archives import PhotoStore
+
+    plan = _plan(protocol, quick, steps=steps, guidance=guidance)
+    folder, options = _folder(output, "pairs", quick, force), _options(adapter, settings)
+    judges = [get_judge(name) for name in judge or ["mini-judge"]]
+    tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
+    alone = _studio(base, adapter, plan, batch, cache, device, threads, options)
+    wide = Studio(
+        alone.pipe,
+        alone.adapter,
+        steps=plan.steps,
+        guidance=plan.guidance,
+        size=(2 * plan.size, plan.size),
+        negative_prompt=plan.negative_prompt,
+        batch=batch,
+        cache=cache,
+        options=options,
+    )
+    report = evaluate_pairs(
+        wide,
+        alone,
+        plan,
+        judges=judges,
+        **tools,
+        pairs=min(count, plan.people // 2),
+        scale=scale,
+        cache=cache,
+        settings=_names(base, adapter, batch, device, options),
+    )
+    _finish(report, folder, force, as_json)
+
+
+@app.command()
+def sliders(
+    base: Base = "mini",
+    adapter: Adapter = "wplus",
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(help="Direction; may be repeated [default: smile, eyeglasses, age, gender]."),
+    ] = None,
+    amount: Annotated[float, typer.Option(min=0.01, help="The strongest amount, either way.")] = 2.0,
+    judge: Judges = None,
+    classifier: Annotated[
+        str, typer.Option(help="Attribute classifier: attr-judge, or labeler.")
+    ] = "attr-judge",
+    scale: Scale = 1.0,
+    people: People = 32,
+    settings: Settings = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    protocol: ProtocolFile = "standard",
+    quick: Quick = False,
+    output: Output = None,
+    cache: Cache = Path("reports/cache"),
+    batch: Batch = 16,
+    device: Device = None,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Whether editing directions move their attribute, and what they cost in likeness.
+
+    Example: idpersona eval sliders --direction smile --amount 3
+    """
+    quiet_libraries()
+    from idpersona.eval.attributes import get_classifier
+    from idpersona.eval.finders import get_finder
+    from idpersona.eval.judges import get_judge
+    from idpersona.eval.sliders import evaluate_sliders
+    from idpersona.training.data.archives import PhotoStore
+
+    plan = _plan(protocol, quick, people=None if quick else people, steps=steps, guidance=guidance)
+    folder, options = _folder(output, "sliders", quick, force), _options(adapter, settings)
+    judges = [get_judge(name) for name in judge or ["mini-judge"]]
+    tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
+    report = evaluate_sliders(
+        _studio(base, adapter, plan, batch, cache, device, threads, options),
+        plan,
+        directions=direction or ["smile", "eyeglasses", "age", "gender"],
+        judges=judges,
+        classifier=get_classifier(classifier),
+        **tools,
+        amount=amount,
+        scale=scale,
+        cache=cache,
+        settings=_names(base, adapter, batch, device, options),
+    )
+    _finish(report, folder, force, as_json)
 
 
 @app.command()

@@ -26,11 +26,16 @@ from idpersona.provenance import write_png
 if TYPE_CHECKING:
     from idpersona.identity import Identity
 
+Box = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to draw. Without an ``identity`` it is the base's; ``pose`` float32 [5, 2] is in its
-    pixels.
+    """One picture to draw; without ``identity`` and ``together`` it is the base's.
+
+    Attributes:
+        pose: float32 [5, 2] in its pixels; None takes the identity's own.
+        together: several people in this picture instead of ``identity``, each in a box (x, y, width, height).
     """
 
     prompt: str
@@ -38,6 +43,13 @@ class Shot:
     identity: Identity | None = None
     pose: np.ndarray | None = None
     scale: float = 1.0
+    together: tuple[tuple[Identity, Box], ...] = ()
+
+    @property
+    def people(self) -> tuple[Identity, ...]:
+        """Everybody in it."""
+        alone = () if self.identity is None else (self.identity,)
+        return alone + tuple(person for person, _ in self.together)
 
 
 class Studio:
@@ -46,7 +58,7 @@ class Studio:
     Args:
         pipe: a stock diffusers pipeline (``load_base``).
         adapter: from ``load_adapter``; None can draw shots without identity only.
-        size: width and height of the pictures, pixels.
+        size: width and height of the pictures, pixels; one number for both.
         cache: folder of finished pictures (PNG, named by everything that determines them); None keeps none.
         options: further keyword arguments of ``adapter.attach``.
     """
@@ -58,7 +70,7 @@ class Studio:
         *,
         steps: int,
         guidance: float,
-        size: int,
+        size: int | tuple[int, int],
         negative_prompt: str | None = None,
         batch: int = 8,
         cache: Path | None = None,
@@ -68,12 +80,13 @@ class Studio:
         if batch < 1:
             raise BadInput(f"batch must be at least 1, got {batch}")
         self.pipe, self.adapter, self.batch, self.cache, self.quiet = pipe, adapter, batch, cache, quiet
-        self.size, self.options = size, dict(options or {})
+        width, height = (size, size) if isinstance(size, int) else size
+        self.options = dict(options or {})
         self.settings: dict[str, Any] = {
             "num_inference_steps": steps,
             "guidance_scale": guidance,
-            "height": size,
-            "width": size,
+            "height": height,
+            "width": width,
             "negative_prompt": negative_prompt,
         }
         self.base_sha256 = modules_sha256(_modules(pipe.components))
@@ -101,12 +114,12 @@ class Studio:
         return [fresh[i] if i in fresh else _read(paths[i]) for i in range(len(shots))]
 
     def _batches(self, shots: Sequence[Shot], indices: Sequence[int]) -> list[list[int]]:
-        # attach() takes one scale for a call, and an identity for all rows or none.
-        groups: dict[tuple[bool, bool, float], list[int]] = {}
+        # attach() takes one scale for a call, an identity for all rows or none, and one set of regions.
+        groups: dict[tuple[Any, ...], list[int]] = {}
         for i in indices:
             shot = shots[i]
-            with_identity = shot.identity is not None
-            key = (with_identity, shot.pose is not None, shot.scale if with_identity else 0.0)
+            alone = i if shot.together else None
+            key = (bool(shot.people), alone, shot.pose is not None, shot.scale if shot.people else 0.0)
             groups.setdefault(key, []).append(i)
         return [g[s : s + self.batch] for g in groups.values() for s in range(0, len(g), self.batch)]
 
@@ -119,13 +132,14 @@ class Studio:
             settings["negative_prompt"] = [settings["negative_prompt"]] * len(shots)
         with contextlib.ExitStack() as scope:
             scope.enter_context(_silent(self.pipe))
-            if shots[0].identity is not None:
+            if shots[0].people:
                 if self.adapter is None:
                     raise BadInput("a shot with an identity needs an adapter")
                 held = self.adapter.holds_pose
                 poses = [shot.pose for shot in shots if held and shot.pose is not None]
                 pose = np.stack(poses) if poses else None
-                identities = [shot.identity for shot in shots]
+                together = dict(shots[0].together)
+                identities = together or [shot.identity for shot in shots]
                 scope.enter_context(
                     self.adapter.attach(
                         self.pipe, identities, scale=shots[0].scale, pose=pose, **self.options
@@ -137,7 +151,7 @@ class Studio:
     def _path(self, shot: Shot) -> Path | None:
         if self.cache is None:
             return None
-        with_identity = shot.identity is not None
+        with_identity = bool(shot.people)
         key = text_sha256(
             [
                 self.base_sha256,
@@ -149,7 +163,8 @@ class Studio:
                 (self.adapter_sha256, getattr(self.adapter, "config", None)) if with_identity else None,
                 sorted(self.options.items()) if with_identity else None,
                 float(shot.scale) if with_identity else None,
-                identity_sha256(shot.identity) if shot.identity is not None else None,
+                [identity_sha256(person) for person in shot.people],
+                [box for _, box in shot.together],
                 shot.pose.astype(np.float32).tobytes() if with_identity and shot.pose is not None else None,
             ]
         )
@@ -164,7 +179,7 @@ class Studio:
 
 def without_identity(shot: Shot) -> Shot:
     """The same prompt and seed, drawn by the base alone."""
-    return replace(shot, identity=None, pose=None)
+    return replace(shot, identity=None, pose=None, together=())
 
 
 def _configurations(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

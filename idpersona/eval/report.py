@@ -40,7 +40,7 @@ class Report:
     """The result of one evaluation.
 
     Attributes:
-        kind: ``identity``, ``prompt``, ``pose`` or ``reconstruction``.
+        kind: ``identity``, ``prompt``, ``pose``, ``pairs``, ``sliders`` or ``reconstruction``.
         settings: the whole protocol and what else was chosen.
         weights: name -> sha256 of everything that drew, found or judged.
         rows: what the table shows, one mapping per row; values may be Interval.

@@ -21,7 +21,7 @@ DIMS = {"dinov2": 32, "mae": 64}
 
 def tiny_object_encoders(*, seed: int = 0) -> dict[str, Any]:
     """``dinov2`` and ``mae`` as tiny models of transformers; torch's random state stays."""
-    small = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    small: dict[str, Any] = {"num_hidden_layers": 2, "num_attention_heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return {
@@ -38,13 +38,9 @@ def tiny_object_encoders(*, seed: int = 0) -> dict[str, Any]:
 
 def tiny_segmenter(*, sure: bool = True) -> Any:
     """A tiny Mask2Former in which every query is certain of its mask, or none; torch's random state stays."""
-    backbone = SwinConfig(
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 1, 1],
-        window_size=3,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
-    )
+    stages: dict[str, Any] = {"out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    backbone = SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=3, **stages)
+    labels: dict[str, Any] = {"num_labels": 3}
     config = Mask2FormerConfig(
         backbone_config=backbone,
         feature_size=32,
@@ -56,7 +52,7 @@ def tiny_segmenter(*, sure: bool = True) -> Any:
         decoder_layers=2,
         num_attention_heads=2,
         num_queries=5,
-        num_labels=3,
+        **labels,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,0 +1,172 @@
+"""``eval sliders``: does a slider move its attribute, and leave the person.
+
+Every person is drawn with five amounts of each direction, from one end to the other, on one seed.
+*Monotonic*: the classifier's score never falls from one amount to the next. *Flips*: at the end that leads
+away from what the classifier says of the unmoved picture, it says the opposite. *Fall*: by how much the
+likeness to the person's other photos is less at the median amount that flips than unmoved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from idpersona.errors import BadInput, UnknownName
+from idpersona.eval.attributes import AttributeClassifier
+from idpersona.eval.casting import Actor, cast_actors, person_seed
+from idpersona.eval.finders import Finder
+from idpersona.eval.generation import Shot, Studio
+from idpersona.eval.judges import Judge
+from idpersona.eval.protocol import Protocol
+from idpersona.eval.report import Report
+from idpersona.eval.scoring import people_prototypes, score, sit
+from idpersona.eval.statistics import bootstrap
+from idpersona.eval.subjects import gather_subjects
+from idpersona.eval.tables import cell, markdown
+from idpersona.sheets import contact_sheet
+from idpersona.training.data.archives import PhotoStore
+from idpersona.training.directions import NAMES
+
+STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+"""Parts of the strongest amount."""
+
+
+def evaluate_sliders(
+    studio: Studio,
+    protocol: Protocol,
+    *,
+    directions: Sequence[str],
+    judges: Sequence[Judge],
+    classifier: AttributeClassifier,
+    finder: Finder,
+    store: PhotoStore,
+    amount: float = 2.0,
+    scale: float = 1.0,
+    cache: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Report:
+    """Move ``directions`` of an adapter that has such (``adapter.edit``) by up to ``amount`` either way.
+
+    Raises:
+        BadInput: the adapter has no directions, or no judge is given.
+        UnknownName: a direction that the classifier cannot judge.
+    """
+    if not hasattr(studio.adapter, "edit") or not judges:
+        raise BadInput("measuring sliders needs an adapter with editing directions, as wplus, and a judge")
+    for name in directions:
+        if name not in NAMES:
+            raise UnknownName("direction", name, NAMES)
+    subjects, failures = gather_subjects(protocol, store, finder, cache=cache, quiet=studio.quiet)
+    actors, unread = cast_actors(studio.adapter, subjects, protocol, quiet=studio.quiet)
+    prototypes = {judge.name: people_prototypes([a.subject for a in actors], judge) for judge in judges}
+    rows: list[dict[str, Any]] = []
+    people: list[dict[str, Any]] = [{"identity": actor.subject.name} for actor in actors]
+    strips: list[list[Image.Image | None]] = []
+    for name in directions:
+        attribute, sign = NAMES[name]
+        pictures = [_draw(studio, protocol, actors, name, step * amount, scale) for step in STEPS]
+        column = classifier.labels.index(attribute)
+        said = np.stack([classifier.probabilities(one)[:, column] for one in pictures])
+        said = said if sign > 0 else 1 - said
+        sittings = [sit(name, one, range(len(actors)), finder, quiet=True) for one in pictures]
+        likeness = {
+            judge.name: np.stack([score(s, judge, prototypes[judge.name], protocol).own for s in sittings])
+            for judge in judges
+        }
+        rows.append({"direction": name, **figures(said, likeness, amount, protocol)})
+        for index, person in enumerate(people):
+            person[name] = {
+                "score": np.round(said[:, index], 4),
+                **{judge: np.round(values[:, index], 4) for judge, values in likeness.items()},
+            }
+        strips += [[one[index] for one in pictures] for index in range(min(4, len(actors)))]
+    count = min(4, len(actors))
+    return Report(
+        kind="sliders",
+        settings=protocol.record({"amount": amount, "scale": scale, **(settings or {})}),
+        weights={
+            **studio.weights,
+            f"classifier:{classifier.name}": classifier.weights_sha256,
+            f"finder:{finder.name}": finder.weights_sha256,
+            **{f"judge:{judge.name}": judge.weights_sha256 for judge in judges},
+        },
+        rows=rows,
+        people=people,
+        table=_table(rows, [judge.name for judge in judges]),
+        notes=[f"{len(actors)} people, amounts {', '.join(f'{step * amount:g}' for step in STEPS)}"],
+        failures=failures + unread,
+        sheet=contact_sheet(
+            strips,
+            columns=[f"{step * amount:+g}" for step in STEPS],
+            names=[name for name in directions for _ in range(count)],
+        ),
+    )
+
+
+def _draw(
+    studio: Studio, protocol: Protocol, actors: Sequence[Actor], name: str, amount: float, scale: float
+) -> list[Image.Image]:
+    shots = []
+    for index, actor in enumerate(actors):
+        assert studio.adapter is not None
+        moved = studio.adapter.edit(actor.identity, **{name: amount}) if amount else actor.identity
+        shots.append(Shot(protocol.prompt, person_seed(protocol, index), moved, actor.pose, scale))
+    return studio.draw(shots, f"{name} {amount:+g}")
+
+
+def figures(
+    said: np.ndarray, likeness: Mapping[str, np.ndarray], amount: float, protocol: Protocol
+) -> dict[str, Any]:
+    """Monotonic and flipped shares, the median amount that flips, and each judge's fall of likeness there.
+
+    Args:
+        said: scores in 0..1 that grow with the amount, float [amounts, people].
+        likeness: judge -> own cosine, float [amounts, people].
+    """
+
+    def interval(values: np.ndarray) -> Any:
+        return bootstrap(values.astype(np.float64), samples=protocol.bootstrap_samples, seed=protocol.seed)
+
+    amounts = len(said)
+    middle, each = amounts // 2, np.arange(said.shape[1])
+    monotonic = (np.diff(said, axis=0) >= 0).all(axis=0)
+    way = np.where(said[middle] > 0.5, -1, 1)
+    # First step, counted from the middle, at which the classifier's answer is the other one; 0 for none.
+    first = np.zeros(said.shape[1], dtype=int)
+    for step in range(middle, 0, -1):
+        other = (said[middle + step * way, each] > 0.5) != (said[middle] > 0.5)
+        first = np.where(other, step, first)
+    end = (said[middle + middle * way, each] > 0.5) != (said[middle] > 0.5)
+    flipping = int(np.ceil(np.median(first[first > 0]))) if (first > 0).any() else None
+    fall = {
+        judge: None if flipping is None else interval(own[middle] - own[middle + flipping * way, each])
+        for judge, own in likeness.items()
+    }
+    return {
+        "monotonic": interval(monotonic),
+        "flips": interval(end),
+        "flipping_amount": None if flipping is None else flipping / middle * amount,
+        "fall": fall,
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> str:
+    header = ["direction", "monotonic, % of people", "flips, % of people", "median amount that flips"]
+    header += [f"likeness lost there, {judge}" for judge in judges]
+    return markdown(
+        header,
+        [
+            [
+                row["direction"],
+                cell(row["monotonic"], percent=True),
+                cell(row["flips"], percent=True),
+                cell(row["flipping_amount"], 2),
+                *(cell(row["fall"][judge]) for judge in judges),
+            ]
+            for row in rows
+        ],
+    )
