@@ -1,0 +1,263 @@
+"""Adapters trained on a base that stays: what learns, what each method's losses see, what comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from safetensors.torch import load_file
+from transformers import ViTMAEModel
+
+from idpersona.adapters import load_adapter
+from idpersona.adapters.wplus.adapter import WPlus
+from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.encoders.style import StyleDecoder, StyleEncoder
+from idpersona.errors import BadInput, MissingWeights
+from idpersona.training.config import load_recipe
+from idpersona.training.data.faces import FaceData
+from idpersona.training.data.pictures import to_tensor
+from idpersona.training.directions import NAMES, add_directions, find_directions
+from idpersona.training.keyed import StepKey
+from idpersona.training.latents import Latents
+from idpersona.training.objectives import build_objective
+from idpersona.training.run import run_recipe
+
+METHODS = ("infinite-id", "wplus", "anymaker")
+PARTS = {
+    "infinite-id": {"mapper", "cross_attention"},
+    "wplus": {"mapper", "cross_attention"},
+    "anymaker": {"mapper", "cross_attention", "decoupler"},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(vae_run, recipe_writer, tmp_path_factory):
+    """Tiny runs of the networks that the adapters look through: name -> folder of the run."""
+    folder = tmp_path_factory.mktemp("runs")
+    vae = str(vae_run / "vae")
+    vit = {"kind": "masked-autoencoder", "patch": 32, "width": 16, "layers": 1, "heads": 2}
+    latent = {"kind": "latent-descriptor", "vae": vae, "widths": [8, 8, 8], "blocks": 1}
+    made = {
+        "vit": run_recipe(recipe_writer(folder, "mini-vit", vit)),
+        "latent": run_recipe(recipe_writer(folder, "latent-descriptor", latent)),
+    }
+    style = {"kind": "style-autoencoder", "vae": vae, "rows": 6, "dim": 16, "widths": [8, 8, 8], "width": 16}
+    style["latent_descriptor"] = str(made["latent"] / "model")
+    made["style"] = run_recipe(recipe_writer(folder, "mini-style", style))
+    return made
+
+
+@pytest.fixture(scope="module")
+def recipe_of(runs, diffusion_run, labeler_run, recipe_writer, tmp_path_factory):
+    """Writes the tiny recipe of a method, with changes."""
+
+    def write(method, *, init_from=None, loop=None, **changes):
+        own = {
+            "infinite-id": {"vit": str(runs["vit"] / "model"), "face_hidden": 16},
+            "anymaker": {"vit": str(runs["vit"] / "model"), "hidden": 32},
+            "wplus": {"style": str(runs["style"] / "encoder"), "stage": 1, "tokens": 2},
+        }[method]
+        objective = {
+            "kind": method,
+            "base": str(diffusion_run / "base"),
+            "labeler": str(labeler_run / "model"),
+            "latent_descriptor": str(runs["latent"] / "model"),
+            "drawn_from": 0,
+            **own,
+            **changes,
+        }
+        folder = tmp_path_factory.mktemp(method)
+        return recipe_writer(folder, method, objective, init_from=init_from, loop=loop or {"steps": 2})
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def trained(recipe_of):
+    """Runs of two steps each, made when they are asked for."""
+    made = {}
+
+    def run(method):
+        if method not in made:
+            made[method] = run_recipe(recipe_of(method))
+        return made[method]
+
+    return run
+
+
+def build(path):
+    torch.manual_seed(0)
+    return build_objective(load_recipe(path))
+
+
+KEY = StepKey(0, 0, range(8), 8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_adapter_learns_and_the_base_does_not(method, recipe_of):
+    objective = build(recipe_of(method))
+    loss, figures = objective.loss(KEY)
+    loss.backward()
+    assert {"mse", "unlike", "unlike_drawn"} <= figures.keys()
+    assert all(math.isfinite(value) for value in figures.values())
+    touched = {name for name, p in objective.trained.named_parameters() if p.grad is not None}
+    assert touched == {name for name, _ in objective.trained.named_parameters()}
+    assert {name.split(".")[0] for name in touched} == PARTS[method]
+    frozen = [objective.unet, objective.text_encoder, objective.latents, objective.likeness]
+    assert all(p.grad is None for part in frozen for p in getattr(part, "parameters", list)())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_comes_out_is_an_adapter_of_the_base(method, trained, diffusion_run):
+    run = trained(method)
+    pipe = StableDiffusionPipeline.from_pretrained(diffusion_run / "base")
+    adapter = load_adapter(run / method, base=pipe)
+    assert adapter.name == method
+    assert set(adapter.parts) == PARTS[method] - {"decoupler"}
+    average = load_file(run / "checkpoints" / "step-2" / "ema.safetensors")
+    for name, part in adapter.parts.items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, average[f"{name}.{key}"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_people_decide_the_prediction_and_nobody_is_zeros(method, recipe_of):
+    objective = build(recipe_of(method, identity_drop=0.0, both_drop=0.0))
+    batch = objective.data.batch(KEY)
+    people = objective.conditions(batch)
+    assert people.shape[0] == 8 and bool((people[0] != people[1:]).any())
+    nobody = dataclasses.replace(batch, somebody=torch.zeros(8, dtype=torch.bool))
+    told = objective.conditions(nobody)
+    assert torch.equal(told, told[:1].expand_as(told))
+
+
+def test_infinite_id_is_trained_without_the_text(recipe_of):
+    objective = build(recipe_of("infinite-id"))
+    batch = objective.data.batch(KEY)
+    noisy, times = torch.randn(8, 4, 16, 16), torch.full((8,), 500)
+    people = objective.conditions(batch)
+    with torch.no_grad():
+        text = objective.encode(batch)
+        one = objective.predict(noisy, times, text, people)
+        assert torch.equal(one, objective.predict(noisy, times, torch.zeros_like(text), people))
+        assert not torch.allclose(one, objective.predict(noisy, times, text, people.flip(0)))
+
+
+def test_wplus_has_one_prompt_and_then_captions(recipe_of, trained):
+    batch = (first := build(recipe_of("wplus"))).data.batch(KEY)
+    assert len({tuple(row) for row in first.captions(batch).tolist()}) == 1
+    start = trained("wplus") / "wplus"
+    second = build(recipe_of("wplus", stage=2, init_from=str(start)))
+    assert torch.equal(second.captions(batch), batch.token_ids)
+    loss, figures = second.loss(KEY)
+    loss.backward()
+    assert figures["entangled"] > 0 and figures["unpreserved"] > 0
+    learns = {n.split(".")[0] for n, p in second.trained.named_parameters() if p.grad is not None}
+    assert learns == {"cross_attention"}
+
+
+def test_wplus_outside_of_the_face_is_told_by_the_keypoints(recipe_of):
+    objective = build(recipe_of("wplus"))
+    batch = objective.data.batch(KEY)
+    faces = objective._faces(batch, 16)
+    assert faces.shape == (8, 1, 16, 16) and 0 <= float(faces.min()) <= float(faces.max()) <= 1
+    for face, points in zip(faces[:, 0], batch.points, strict=True):
+        x, y = (points[2] / 8).long().clamp(0, 15)
+        assert face[y, x] == 1 and face[0, 0] < 1
+
+
+def test_anymaker_keeps_what_is_not_the_object_apart(recipe_of):
+    objective = build(recipe_of("anymaker"))
+    _, figures = objective.loss(KEY)
+    assert figures["decoupled"] > 0 and 0 <= figures["contrast"] <= 0.5
+    batch = objective.data.batch(KEY)
+    text, places = objective.encode(batch)
+    counts = places.sum(dim=(1, 2))
+    assert places.shape == (*text.shape[:2], 1)
+    for count, caption in zip(counts, batch.texts, strict=True):
+        assert (count > 0) == bool(caption), caption
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_missing_part_is_told_at_once(method, recipe_of, tmp_path):
+    part = "style" if method == "wplus" else "vit"
+    with pytest.raises(MissingWeights, match="idpersona train mini-"):
+        build(recipe_of(method, **{part: str(tmp_path / "none")}))
+
+
+def test_directions_are_added_to_the_adapter(runs, vae_run, labeler_run, trained):
+    adapter = trained("wplus") / "wplus"
+    add_directions(adapter, runs["style"] / "encoder", labeler_run / "model", str(vae_run / "vae"))
+    assert set(WPlus.from_pretrained(adapter).directions()) == set(NAMES)
+
+
+def test_a_direction_is_what_one_attribute_adds_while_the_others_stay():
+    rng = np.random.default_rng(0)
+    names = sorted({attribute for attribute, _ in NAMES.values()})
+    truth = rng.standard_normal((len(names), 12))
+    answers = rng.standard_normal((4000, len(names)))
+    # Two that often come together: explained one by one, each would take half of the other's effect.
+    answers[:, 1] = 0.8 * answers[:, 0] + 0.6 * answers[:, 1]
+    codes = (answers @ truth + 0.1 * rng.standard_normal((4000, 12))).reshape(4000, 3, 4)
+    found = find_directions(codes, answers, names)
+    for name, (attribute, sign) in NAMES.items():
+        number = names.index(attribute)
+        wanted = sign * truth[number] * answers[:, number].std()
+        assert np.allclose(found[name].ravel(), wanted, atol=0.12), name
+    with pytest.raises(BadInput, match="knows no attribute"):
+        find_directions(codes, answers[:, :2], names[:2])
+
+
+def test_the_vision_transformer_loads_in_the_stock_class(runs):
+    model = ViTMAEModel.from_pretrained(runs["vit"] / "model").eval()
+    assert (model.config.patch_size, model.config.hidden_size) == (32, 16)
+    assert not any("decoder" in name for name in load_file(runs["vit"] / "model" / "model.safetensors"))
+
+
+def test_the_style_autoencoder_makes_codes_and_latents(runs, vae_run):
+    encoder = StyleEncoder.from_pretrained(runs["style"] / "encoder").eval()
+    decoder = StyleDecoder.from_pretrained(runs["style"] / "decoder").eval()
+    faces = FaceData.open("train")
+    with torch.no_grad():
+        latents = Latents(str(vae_run / "vae"))(to_tensor([faces.framed(0), faces.framed(1)]))
+        codes = encoder(latents)
+        assert codes.shape == (2, 6, 16)
+        assert decoder(codes).shape == latents.shape
+
+
+def test_the_face_descriptor_states_how_good_it_is(cache, recipe_writer, tmp_path):
+    objective = {"kind": "face-descriptor", "widths": [8, 8, 8, 8], "blocks": 1}
+    run = run_recipe(recipe_writer(tmp_path, "face-descriptor", objective))
+    metrics = SmallFaceCNN.from_pretrained(run / "model").config["metrics"]
+    assert -1 <= metrics["validation_cosine"] <= 1
+    assert {"auc", "dlib_auc"} <= metrics.keys()
+
+
+def test_a_lora_is_trained_on_photos_with_one_attribute(diffusion_run, labeler_run, recipe_writer, tmp_path):
+    objective = {
+        "kind": "lora",
+        "base": str(diffusion_run / "base"),
+        "labeler": str(labeler_run / "model"),
+        "attribute": "Smiling",
+        "caption": "a photo of a person",
+        "photos": 4,
+        "rank": 2,
+    }
+    made = build(recipe_writer(tmp_path, "lora", objective))
+    known = [made.data.attributes[row]["Smiling"] for row in made.rows]
+    assert known and all(known) and len(made.rows) <= 4
+    run = run_recipe(tmp_path / "lora.yaml")
+    pipe = StableDiffusionPipeline.from_pretrained(diffusion_run / "base")
+    ids = torch.zeros(1, pipe.tokenizer.model_max_length, dtype=torch.long)
+    context = pipe.text_encoder(ids)[0]
+    with torch.no_grad():
+        plain = pipe.unet(torch.ones(1, 4, 16, 16), 500, context).sample
+        pipe.load_lora_weights(run / "lora")
+        changed = pipe.unet(torch.ones(1, 4, 16, 16), 500, context).sample
+    assert not torch.equal(plain, changed)
+    with pytest.raises(BadInput, match="no photo has 'Nothing'"):
+        build(recipe_writer(tmp_path, "lora", objective | {"attribute": "Nothing"}))
