@@ -292,6 +292,12 @@ def _row(name: str) -> Row:
     return ROWS[name]()
 
 
+@pytest.fixture(scope="session")
+def all_rows() -> dict[str, Row]:
+    """The whole table: name -> row."""
+    return {name: _row(name) for name in ROWS}
+
+
 @pytest.fixture(params=list(ROWS))
 def row(request: pytest.FixtureRequest) -> Row:
     """Each row in turn. The pipeline is shared by all tests of a row: attaching must leave no trace."""
