@@ -234,11 +234,14 @@ def read_head(folder: str | os.PathLike[str], name: str = "") -> dict[str, Any]:
     return head
 
 
-def as_people(identity: People | None, name: str, kind: str | None = None) -> list[Identity]:
+def as_people(
+    identity: People | None, name: str, kind: str | None = None, encoders: Sequence[str] = ()
+) -> list[Identity]:
     """One or more identities as a list.
 
     Raises:
         BadInput: none is given, something else than identities, or one of another ``kind``.
+        IdentityFileError: one lacks the feature of one of ``encoders``.
     """
     people = [identity] if isinstance(identity, Identity) else list(identity or ())
     if not people:
@@ -250,6 +253,7 @@ def as_people(identity: People | None, name: str, kind: str | None = None) -> li
             )
         if kind is not None and person.kind != kind:
             raise BadInput(f"{name} keeps {kind}s: it cannot draw an identity of kind '{person.kind}'")
+        person.require(encoders, needed_by=name)
     return people
 
 

@@ -205,12 +205,18 @@ class Identity:
         Raises:
             IdentityFileError: it is not there; says which adapter (``needed_by``) needs which encoder.
         """
-        if encoder in self.features:
-            return self.features[encoder]
+        self.require((encoder,), needed_by=needed_by)
+        return self.features[encoder]
+
+    def require(self, encoders: Sequence[str], *, needed_by: str = "") -> None:
+        """Raises IdentityFileError unless the features of all ``encoders`` are there; see :meth:`feature`."""
+        if all(encoder in self.features for encoder in encoders):
+            return
         who = f"adapter '{needed_by}' needs" if needed_by else "needed is"
+        named = " and ".join(f"'{encoder}'" for encoder in encoders)
         raise IdentityFileError(
-            f"this identity holds features of {', '.join(sorted(self.features))}, but {who} '{encoder}': "
-            f"read the photos again with --encoder {encoder}"
+            f"this identity holds features of {', '.join(sorted(self.features))}, but {who} {named}: "
+            f"read the photos again with --encoder {' '.join(encoders)}"
         )
 
     def with_consent(self, consent: bool = True) -> Identity:

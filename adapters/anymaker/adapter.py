@@ -151,6 +151,7 @@ class AnyMaker(Adapter):
                     f"{self.name} draws objects, and this identity is a {thing.kind}: read the photo as one, "
                     "with a mask (--subject object --mask MASK.png, or --mask face for a face)"
                 )
+            thing.require(self.encoders, needed_by=self.name)
         tokens = []
         for encoder, dim in zip(self.config.encoders, self.config.dims, strict=True):
             rows = [feature_rows(thing, encoder, dim, self.name) for thing in things]

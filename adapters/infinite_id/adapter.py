@@ -129,7 +129,7 @@ class InfiniteID(Adapter):
             BadInput: a feature has another size, or people of one batch have different numbers of photos.
         """
         rows, config = [], self.config
-        for person in as_people(people, self.name, kind="face"):
+        for person in as_people(people, self.name, "face", self.encoders):
             image = feature_rows(person, config.image_encoder, config.image_dim, self.name)
             if len(image) % config.image_tokens:
                 raise BadInput(

@@ -168,7 +168,7 @@ class InstantID(Adapter):
             BadInput: the feature has another length, or is normalised where it must not be.
         """
         rows = []
-        for person in as_people(people, self.name, kind="face"):
+        for person in as_people(people, self.name, "face", self.encoders):
             config = self.config
             values = feature_rows(
                 person, config.encoder, config.embedding_dim, self.name, normalised=config.normalised

@@ -178,7 +178,7 @@ class IPAdapter(Adapter):
             BadInput: a feature has another length.
         """
         rows = []
-        for person in as_people(people, self.name):
+        for person in as_people(people, self.name, encoders=self.encoders):
             image, face = self._image(person), self._face(person)
             rows.append(self.projector(image, face, shortcut=self.config.shortcut, shortcut_scale=structure))
         return torch.cat(rows)

@@ -129,7 +129,7 @@ class WPlus(Adapter):
             BadInput: its codes are of another W+ size.
         """
         codes = []
-        for person in as_people(people, self.name, kind="face"):
+        for person in as_people(people, self.name, "face", self.encoders):
             values = feature_rows(person, self.config.encoder, self.config.dim, self.name)
             if len(values) % self.config.rows:
                 raise BadInput(
