@@ -1,8 +1,8 @@
 """Everything about a GPU in one call: ``python benchmarks/gpu.py -o gpu.json``.
 
-Runs the tests that need an accelerator, then measures InstantID on the embedded model: fp16 and
-bf16 against fp32, time per step with and without the adapter, peak memory. Times are
-ratios within this run; nothing is asserted but what must hold on any device.
+Runs the contract's tests on the accelerator, then measures every method that has weights for the embedded
+model: fp16 and bf16 against fp32, time per step with and without the adapter, peak memory. Times are ratios
+within this run; nothing is asserted but what must hold on any device.
 """
 
 from __future__ import annotations
@@ -19,16 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from idpersona.identity import Feature, Identity
+from idpersona.identity import Identity
 
-
-def person(encoder: str, dim: int, size: int) -> Identity:
-    """A made-up identity with a face in the middle of the canvas."""
-    points = np.array([[0.35, 0.47], [0.65, 0.47], [0.5, 0.64], [0.38, 0.8], [0.62, 0.8]], np.float32) * size
-    values = np.random.default_rng(0).standard_normal((1, dim)).astype(np.float32) * 0.1
-    return Identity(
-        "face", {encoder: Feature(encoder=encoder, values=values)}, keypoints=points, image_size=(size, size)
-    )
+METHODS = ("instantid", "infinite-id", "wplus", "anymaker")
 
 
 def draw(pipe: Any, adapter: Any, me: Identity | None, steps: int, batch: int) -> np.ndarray:
@@ -57,30 +50,41 @@ def milliseconds_per_step(
     return round(statistics.median(times), 3)
 
 
-def measure_mini() -> dict[str, Any]:
-    """The embedded model in each number type."""
+def measure(method: str, me: Any, references: dict[str, np.ndarray]) -> dict[str, Any]:
+    """One method on the embedded model in each number type."""
     from idpersona.adapters import load_adapter
     from idpersona.pipelines import load_base
 
     result: dict[str, Any] = {}
-    reference: np.ndarray | None = None
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         pipe: Any = load_base("mini", device="cuda", dtype=dtype)
         pipe.set_progress_bar_config(disable=True)
-        adapter = load_adapter("instantid", base="mini", device="cuda", dtype=dtype)
-        me = person("dlib", 128, 128)
+        adapter = load_adapter(method, base="mini", device="cuda", dtype=dtype)
         pictures = draw(pipe, adapter, me, 20, 4)
-        reference = pictures if reference is None else reference
+        if not np.isfinite(pictures).all():
+            raise SystemExit(f"{method}, {dtype}: pictures are not finite")
+        reference = references.setdefault(method, pictures)
         torch.cuda.reset_peak_memory_stats()
+        base, attached = (milliseconds_per_step(pipe, adapter, who, 4) for who in (None, me))
         result[str(dtype).removeprefix("torch.")] = {
             "mean_difference_to_float32": float(np.abs(pictures - reference).mean()),
-            "ms_per_step_base": milliseconds_per_step(pipe, adapter, None, 4),
-            "ms_per_step_instantid": milliseconds_per_step(pipe, adapter, me, 4),
+            "ms_per_step_base": base,
+            "ms_per_step_attached": attached,
+            "cost": round(attached / base, 3),
             "peak_mib": round(torch.cuda.max_memory_allocated() / 2**20, 1),
         }
-        if not np.isfinite(pictures).all():
-            raise SystemExit(f"{dtype}: pictures are not finite")
     return result
+
+
+def measure_all() -> dict[str, Any]:
+    """Every method, each on the sample astronaut."""
+    from idpersona.adapters import load_adapter
+
+    references: dict[str, np.ndarray] = {}
+    return {
+        method: measure(method, load_adapter(method, base="mini").read("sample:astronaut"), references)
+        for method in METHODS
+    }
 
 
 def main() -> int:
@@ -99,7 +103,7 @@ def main() -> int:
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "tests_status": tests.returncode,
-        "mini": measure_mini(),
+        "mini": measure_all(),
     }
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
