@@ -6,24 +6,49 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import nn
 
 from idpersona.adapters import METHODS, Subject
-from idpersona.adapters.checkpoint import read_json
+from idpersona.adapters.checkpoint import load_component, read_json
+from idpersona.adapters.people import People
+from idpersona.adapters.placing import Placed, place_people
 from idpersona.errors import BadInput, CheckpointError, OutputError
 from idpersona.identity import Identity
 from idpersona.seams.cross import cross_layers
-from idpersona.seams.scale import check_window
+from idpersona.seams.scale import check_scale, check_window
+from idpersona.seams.scope import Seams, attach_scope, denoiser
 
 FORMAT_VERSION = 1
 _KINDS = {float: "a number", bool: "true or false", str: "a text"}
-People = Identity | Sequence[Identity]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What ``attach`` was asked, checked and sorted out.
+
+    Attributes:
+        placed: who is where.
+        scales: strength of each part.
+        layers: strength by layer pattern, in the place of the first part's.
+        pose: as given.
+        start, end: the window of steps.
+        options: the method's own.
+    """
+
+    pipe: Any
+    placed: Placed
+    scales: Mapping[str, float]
+    layers: Mapping[str, float]
+    pose: Any
+    start: float
+    end: float
+    options: Mapping[str, Any]
 
 
 class Adapter:
@@ -48,6 +73,18 @@ class Adapter:
     config: Any
     """What the tensors do not say."""
 
+    components: ClassVar[Mapping[str, type[Any]]] = {}
+    """Class of each trained part by its name, that of the constructor's argument and of the sub-folder."""
+
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Parts that may be None."""
+
+    scaled: ClassVar[tuple[str, ...]] = ("identity",)
+    """Parts that ``scale`` may name; one number is meant for them all."""
+
+    draws: ClassVar[str | None] = "face"
+    """Kind of the identities that ``attach`` takes; None takes any."""
+
     holds_pose: ClassVar[bool] = False
     """``attach`` takes ``pose``."""
 
@@ -63,21 +100,23 @@ class Adapter:
 
     @property
     def parts(self) -> dict[str, nn.Module]:
-        """Trained parts by the name of their sub-folder."""
-        raise NotImplementedError
+        """Trained parts by name, those that are there."""
+        parts = {name: getattr(self, name) for name in self.components}
+        return {name: part for name, part in parts.items() if part is not None}
 
+    @contextlib.contextmanager
     def attach(
         self,
         pipe: Any,
         identity: People | Mapping[Identity, Any] | None = None,
         *,
-        scale: float | Mapping[str, float] = 1.0,
+        scale: float | Mapping[str, float] | None = None,
         pose: Any = None,
         mask: Any = None,
         start: float = 0.0,
         end: float = 1.0,
         **options: Any,
-    ) -> contextlib.AbstractContextManager[None]:
+    ) -> Iterator[None]:
         """A scope inside which ``pipe``, a stock diffusers pipeline, draws ``identity``.
 
         Args:
@@ -85,14 +124,47 @@ class Adapter:
             identity: one for all prompts, or one per prompt of the list given to the pipeline. Several people
                 in every picture: {identity: region}, a region being a box (x, y, width, height) in pixels of
                 the canvas or a mask; where regions overlap, a pixel goes to the nearer one.
-            scale: strength, one number for all or by name; 0 leaves the pipeline untouched.
-            pose: where the face goes; None takes the identity's own keypoints, fitted to the canvas.
+            scale: strength, one number, or numbers by the name of a part (``scaled``) or by layer pattern as
+                ``up_blocks.0``; 0 leaves the pipeline untouched, None takes ``default_scale``.
+            pose: of adapters that hold one (``holds_pose``), where the face goes; None takes the identity's
+                own keypoints, fitted to the canvas.
             mask: region of the canvas outside of which nothing is added, [H, W] in 0..1 or a picture.
             start, end: the part of the steps in which the adapter acts, as fractions.
+            options: the method's own, see its class.
 
         Raises:
             BadInput: an argument is out of its range, or the identity lacks what the adapter needs.
+            CheckpointError: the trained parts do not fit the pipeline's model.
             SeamError: the pipeline cannot take the adapter.
+        """
+        self.check_options({"start": start, "end": end, **options})
+        if pose is not None and not self.holds_pose:
+            raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
+        named = self.strengths(self.default_scale if scale is None else scale)
+        asked = Asked(
+            pipe=pipe,
+            scales={part: check_scale(named.pop(part, 1.0), f"scale {part}") for part in self.scaled},
+            layers=named,
+            placed=place_people(identity, self.name, mask, pipe, self.draws),
+            pose=pose,
+            start=start,
+            end=end,
+            options=options,
+        )
+        self.check_fits(denoiser(pipe))
+        self.to(pipe._execution_device)
+        with attach_scope(pipe, **vars(self.seams(asked))):
+            yield
+
+    def strengths(self, scale: float | Mapping[str, float]) -> dict[str, float]:
+        """``scale`` by the names of parts and by layer patterns."""
+        return dict(scale) if isinstance(scale, Mapping) else dict.fromkeys(self.scaled, scale)
+
+    def seams(self, asked: Asked) -> Seams:
+        """What goes into the pipeline; the adapter fits it and is on its device.
+
+        Raises:
+            BadInput, IdPersonaError: as for :meth:`attach`.
         """
         raise NotImplementedError
 
@@ -205,8 +277,37 @@ class Adapter:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
-        """Load an adapter from a folder; CheckpointError names what does not fit."""
-        raise NotImplementedError
+        """Load from our own layout (``adapter.json``) or, without it, from a published one.
+
+        ``options`` are for :meth:`from_published`.
+
+        Raises:
+            CheckpointError: keys, shapes or configuration do not fit.
+            BadInput: options for our own layout, which states its configuration itself.
+        """
+        folder = Path(folder)
+        if not (folder / "adapter.json").is_file():
+            return cls.from_published(folder, **options)
+        if options:
+            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
+        head = read_head(folder, cls.name)
+        listed = head.get("parts") or [name for name in cls.components if (folder / name).is_dir()]
+        parts = {
+            name: load_component(kind, folder / name)
+            for name, kind in cls.components.items()
+            if name in listed or name not in cls.optional
+        }
+        make: Any = cls
+        return make(**parts, config=cls.config_class.from_dict(head["config"]))  # type: ignore[union-attr]
+
+    @classmethod
+    def from_published(cls, path: str | os.PathLike[str], **options: Any) -> Self:
+        """Load a published checkpoint.
+
+        Raises:
+            CheckpointError: it does not fit, or no layout of this method has been published.
+        """
+        raise CheckpointError(f"{path} holds no adapter.json, and no other layout of {cls.name} is known")
 
 
 def read_head(folder: str | os.PathLike[str], name: str = "") -> dict[str, Any]:
@@ -232,44 +333,3 @@ def read_head(folder: str | os.PathLike[str], name: str = "") -> dict[str, Any]:
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise CheckpointError(f"{path}: parts must be a list of names")
     return head
-
-
-def as_people(
-    identity: People | None, name: str, kind: str | None = None, encoders: Sequence[str] = ()
-) -> list[Identity]:
-    """One or more identities as a list.
-
-    Raises:
-        BadInput: none is given, something else than identities, or one of another ``kind``.
-        IdentityFileError: one lacks the feature of one of ``encoders``.
-    """
-    people = [identity] if isinstance(identity, Identity) else list(identity or ())
-    if not people:
-        raise BadInput(f"{name} needs an identity: adapter.attach(pipe, adapter.read('me.jpg'))")
-    for person in people:
-        if not isinstance(person, Identity):
-            raise BadInput(
-                f"{name} needs identities, got {type(person).__name__}: read photos with adapter.read"
-            )
-        if kind is not None and person.kind != kind:
-            raise BadInput(f"{name} keeps {kind}s: it cannot draw an identity of kind '{person.kind}'")
-        person.require(encoders, needed_by=name)
-    return people
-
-
-def feature_rows(
-    person: Identity, encoder: str, dim: int, name: str, *, normalised: bool | None = None
-) -> np.ndarray:
-    """The feature float32 [n, dim] of ``person`` that adapter ``name`` needs.
-
-    Raises:
-        IdentityFileError: there is no feature of ``encoder``.
-        BadInput: it has another length, or is normalised where it must not be, or the other way round.
-    """
-    feature = person.feature(encoder, needed_by=name)
-    if feature.dim != dim:
-        raise BadInput(f"feature '{encoder}' has length {feature.dim}, this {name} takes {dim}")
-    if normalised is not None and feature.normalised != normalised:
-        wanted = "unit length" if normalised else "the encoder's own length"
-        raise BadInput(f"{name} needs vectors of {wanted} from '{encoder}': read again")
-    return feature.values

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from idpersona.adapters.base import People, as_people
+from idpersona.adapters.people import People, as_people
 from idpersona.errors import BadInput
 from idpersona.identity import Identity
 from idpersona.seams.call import Call

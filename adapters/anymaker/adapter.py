@@ -8,28 +8,23 @@ tokens are attended to beside the text in the up blocks.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from idpersona.adapters.anymaker.config import AnyMakerConfig
 from idpersona.adapters.anymaker.modules import AnyMakerCrossAttention, AnyMakerMapper
-from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
-from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.key_values import check_geometry
-from idpersona.adapters.placing import place_people
+from idpersona.adapters.people import People, as_people, feature_rows
 from idpersona.errors import BadInput, SeamError
 from idpersona.identity import Identity
 from idpersona.seams.cross import cross_layers
-from idpersona.seams.scale import check_scale
-from idpersona.seams.scope import attach_scope, denoiser
+from idpersona.seams.scope import Seams
 from idpersona.seams.text import TextContext, TextEmbeds, word_rows
 from idpersona.seams.tokens import TokenBranch
 
@@ -87,10 +82,23 @@ class AnyMaker(Adapter):
         mapper: tokens of the encoders to the global and the local ones.
         cross_attention: keys and values of the local tokens for each layer of the up blocks.
         config: which encoders, and the category words.
+
+    ``attach``: ``scale`` may name ``identity`` (local) and ``global``. A word of the prompt has no place on
+    the canvas and acts in every step: with a mask, regions or a window the global part is left out. While
+    drawing, a prompt that does not hold the word raises BadInput.
+
+    Options:
+        word: the category word of the prompt that stands for the object.
     """
 
     name: ClassVar[str] = "anymaker"
     config_class = AnyMakerConfig
+    components: ClassVar[Mapping[str, type[Any]]] = {
+        "mapper": AnyMakerMapper,
+        "cross_attention": AnyMakerCrossAttention,
+    }
+    scaled: ClassVar[tuple[str, ...]] = ("identity", "global")
+    draws: ClassVar[str | None] = None  # a face is refused with a better hint
     options: ClassVar[Mapping[str, type]] = {"word": str}
 
     def __init__(
@@ -103,27 +111,6 @@ class AnyMaker(Adapter):
         self.config = config or AnyMakerConfig()
         wrong = ["encoders"] if len(self.config.encoders) != len(self.config.dims) else []
         check_sizes(mapper, self.config.mapper_sizes(), "AnyMaker's mapper", wrong=wrong)
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {"mapper": self.mapper, "cross_attention": self.cross_attention}
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
-        """Load from our own layout; there is no published one.
-
-        Raises:
-            CheckpointError: keys, shapes or configuration do not fit.
-        """
-        folder = Path(folder)
-        head = read_head(folder, cls.name)
-        if options:
-            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
-        return cls(
-            load_component(AnyMakerMapper, folder / "mapper"),
-            load_component(AnyMakerCrossAttention, folder / "cross_attention"),
-            AnyMakerConfig.from_dict(head["config"]),
-        )
 
     def check_fits(self, unet: nn.Module) -> None:
         check_geometry(self.cross_attention, unet, "AnyMaker", local_layers(unet))
@@ -160,59 +147,25 @@ class AnyMaker(Adapter):
             tokens.append(torch.stack([torch.tensor(row) for row in rows]).to(self.device))
         return tokens
 
-    @contextlib.contextmanager
-    def attach(
-        self,
-        pipe: Any,
-        identity: People | Mapping[Identity, Any] | None = None,
-        *,
-        scale: float | Mapping[str, float] = 1.0,
-        pose: Any = None,
-        mask: Any = None,
-        start: float = 0.0,
-        end: float = 1.0,
-        **options: Any,
-    ) -> Iterator[None]:
-        """See :meth:`Adapter.attach`. AnyMaker holds no pose.
-
-        ``scale`` may name ``identity`` (local), ``global`` and layer patterns such as ``up_blocks.0``, which
-        replace ``identity`` there. A word of the prompt has no place on the canvas and acts in every step:
-        with a mask, regions or a window the global part is left out.
-
-        Options:
-            word: the category word of the prompt that stands for the object.
-
-        Raises:
-            BadInput: while drawing, a prompt that does not hold the word.
-        """
-        self.check_options({"start": start, "end": end, **options})
-        if pose is not None:
-            raise BadInput(f"{self.name} holds no pose: leave pose out")
-        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "global": scale}
-        own = check_scale(named.pop("identity", 1.0), "scale identity")
-        whole = mask is None and not isinstance(identity, Mapping) and start == 0.0 and end == 1.0
-        everywhere = check_scale(named.pop("global", 1.0), "scale global") if whole else 0.0
-        named.pop("global", None)
-        placed = place_people(identity, self.name, mask, pipe)
+    @torch.no_grad()
+    def seams(self, asked: Asked) -> Seams:
+        placed = asked.placed
         seen = [self.seen(place.people) for place in placed.places]
-        self.check_fits(denoiser(pipe))
-        self.to(pipe._execution_device)
-        seen = [[tokens.to(self.device) for tokens in each] for each in seen]
-        with torch.no_grad():
-            cross = [
-                TokenBranch(
-                    self.cross_attention,
-                    self.mapper.local_tokens(each),
-                    unconditional=self.mapper.local_tokens([torch.zeros_like(t[:1]) for t in each]),
-                    scale=own,
-                    scales=named,
-                    mask=place.mask,
-                    start=start,
-                    end=end,
-                )
-                for place, each in zip(placed.places, seen, strict=True)
-            ]
-        words = (options["word"],) if "word" in options else self.config.words
-        edits = [GlobalEdit(self.mapper, seen[0], words, everywhere)] if everywhere else []
-        with attach_scope(pipe, cross=cross, text=edits):
-            yield
+        cross = [
+            TokenBranch(
+                self.cross_attention,
+                self.mapper.local_tokens(each),
+                unconditional=self.mapper.local_tokens([torch.zeros_like(t[:1]) for t in each]),
+                scale=asked.scales["identity"],
+                scales=asked.layers,
+                mask=place.mask,
+                start=asked.start,
+                end=asked.end,
+            )
+            for place, each in zip(placed.places, seen, strict=True)
+        ]
+        whole = placed.regions is None and placed.places[0].mask is None
+        if not (asked.scales["global"] and whole and asked.start == 0.0 and asked.end == 1.0):
+            return Seams(cross=cross)
+        words = (asked.options["word"],) if "word" in asked.options else self.config.words
+        return Seams(cross=cross, text=[GlobalEdit(self.mapper, seen[0], words, asked.scales["global"])])

@@ -16,8 +16,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from idpersona.adapters.base import Adapter, People, read_head
+from idpersona.adapters.base import Adapter, read_head
 from idpersona.adapters.decor.projection import decor
+from idpersona.adapters.people import People
 from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.seams.scale import check_scale
@@ -158,10 +159,6 @@ class Decor(Adapter):
     def encoders(self) -> tuple[str, ...]:
         return ()
 
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {}
-
     def config_dict(self) -> dict[str, Any]:
         return {}
 
@@ -203,7 +200,7 @@ class Decor(Adapter):
         pipe: Any,
         identity: People | Mapping[Identity, Any] | None = None,
         *,
-        scale: float | Mapping[str, float] = default_scale,
+        scale: float | Mapping[str, float] | None = None,
         pose: Any = None,
         mask: Any = None,
         start: float = 0.0,
@@ -223,7 +220,7 @@ class Decor(Adapter):
             raise BadInput(f"{_NO_PLACE}: it has no pose and no mask")
         if isinstance(scale, Mapping):
             raise BadInput("the scale of decor is one number")
-        alpha = check_scale(scale)
+        alpha = check_scale(self.default_scale if scale is None else scale)
         if alpha > 1:
             raise BadInput(f"DECOR's scale is a degree from 0 to 1, got {alpha}")
         edits = [Edit(self._choice(options), alpha)] if alpha else []

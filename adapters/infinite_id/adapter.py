@@ -9,26 +9,21 @@ keeps the person.
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
-from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.infinite_id.config import InfiniteIDConfig
 from idpersona.adapters.infinite_id.modules import InfiniteIDCrossAttention, InfiniteIDMapper
 from idpersona.adapters.key_values import check_geometry
-from idpersona.adapters.placing import place_people
+from idpersona.adapters.people import People, as_people, feature_rows
 from idpersona.errors import BadInput
-from idpersona.identity import Identity
 from idpersona.seams.scale import check_scale, check_window, matching
-from idpersona.seams.scope import attach_scope, denoiser
+from idpersona.seams.scope import Seams, denoiser
 from idpersona.seams.self_attention import MixedBranch, adain_mean, self_layers
 from idpersona.seams.stream import SecondStream
 from idpersona.seams.tokens import TokenBranch, TokenTerm
@@ -73,10 +68,25 @@ class InfiniteID(Adapter):
         mapper: encoder features to identity tokens.
         cross_attention: keys and values of the tokens for each layer.
         config: which encoders, and the defaults of options.
+
+    ``attach``: ``scale`` may name ``identity`` (cross-attention) and ``mixed`` (how strongly the second
+    stream is read; 0 saves its pass). One number is meant for ``identity``.
+
+    Options:
+        style_merge: take the style of the second stream over (AdaIN-mean in both attentions).
+        text: weight of the text's cross-attention beside the identity's.
+        mixed_layers: layer pattern that mixed attention is limited to.
+        mixed_start, mixed_end: its window, where it differs from ``start`` and ``end``.
+        cheap: mixed attention in the up blocks and the first 60 % of the steps only.
     """
 
     name: ClassVar[str] = "infinite-id"
     config_class = InfiniteIDConfig
+    components: ClassVar[Mapping[str, type[Any]]] = {
+        "mapper": InfiniteIDMapper,
+        "cross_attention": InfiniteIDCrossAttention,
+    }
+    scaled: ClassVar[tuple[str, ...]] = ("identity", "mixed")
     options: ClassVar[Mapping[str, type]] = {
         "style_merge": bool,
         "text": float,
@@ -95,27 +105,6 @@ class InfiniteID(Adapter):
         self.mapper, self.cross_attention = mapper, cross_attention
         self.config = config or InfiniteIDConfig()
         check_sizes(mapper, self.config.mapper_sizes(), "Infinite-ID's mapper")
-
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        return {"mapper": self.mapper, "cross_attention": self.cross_attention}
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
-        """Load from our own layout; there is no published one.
-
-        Raises:
-            CheckpointError: keys, shapes or configuration do not fit.
-        """
-        folder = Path(folder)
-        head = read_head(folder, cls.name)
-        if options:
-            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
-        return cls(
-            load_component(InfiniteIDMapper, folder / "mapper"),
-            load_component(InfiniteIDCrossAttention, folder / "cross_attention"),
-            InfiniteIDConfig.from_dict(head["config"]),
-        )
 
     def check_fits(self, unet: nn.Module) -> None:
         check_geometry(self.cross_attention, unet, "Infinite-ID")
@@ -169,42 +158,14 @@ class InfiniteID(Adapter):
         )
         check_window(start, end, "mixed_start and mixed_end")
 
-    @contextlib.contextmanager
-    def attach(
-        self,
-        pipe: Any,
-        identity: People | Mapping[Identity, Any] | None = None,
-        *,
-        scale: float | Mapping[str, float] = 1.0,
-        pose: Any = None,
-        mask: Any = None,
-        start: float = 0.0,
-        end: float = 1.0,
-        **options: Any,
-    ) -> Iterator[None]:
-        """See :meth:`Adapter.attach`. Infinite-ID holds no pose.
+    def strengths(self, scale: float | Mapping[str, float]) -> dict[str, float]:
+        if not isinstance(scale, Mapping):
+            # Of strength 0 nothing is left, not even the second stream.
+            scale = {"identity": scale, **({"mixed": 0.0} if scale == 0 else {})}
+        return {"mixed": self.config.mixed, **scale}
 
-        ``scale`` may name ``identity`` (cross-attention), ``mixed`` (how strongly the second stream is read;
-        0 saves its pass) and layer patterns such as ``up_blocks.0``, which replace ``identity`` there.
-
-        Options:
-            style_merge: take the style of the second stream over (AdaIN-mean in both attentions).
-            text: weight of the text's cross-attention beside the identity's.
-            mixed_layers: layer pattern that mixed attention is limited to.
-            mixed_start, mixed_end: its window, where it differs from ``start`` and ``end``.
-            cheap: mixed attention in the up blocks and the first 60 % of the steps only.
-        """
-        self.check_options({"start": start, "end": end, **options})
-        if pose is not None:
-            raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
-        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale}
-        own = check_scale(named.pop("identity", 1.0), "scale identity")
-        nothing = not isinstance(scale, Mapping) and own == 0
-        mixed = check_scale(named.pop("mixed", 0.0 if nothing else self.config.mixed), "scale mixed")
-        placed = place_people(identity, self.name, mask, pipe, kind="face")
-        model = denoiser(pipe)
-        self.check_fits(model)
-        self.to(pipe._execution_device)
+    def seams(self, asked: Asked) -> Seams:
+        placed, options = asked.placed, asked.options
         style = options.get("style_merge", self.config.style_merge)
         cross = []
         for place in placed.places:
@@ -214,30 +175,29 @@ class InfiniteID(Adapter):
                     self.cross_attention,
                     tokens,
                     unconditional=self.unconditional_tokens(tokens.shape[1]),
-                    scale=own,
-                    scales=named,
+                    scale=asked.scales["identity"],
+                    scales=asked.layers,
                     mask=place.mask,
-                    start=start,
-                    end=end,
+                    start=asked.start,
+                    end=asked.end,
                     text=options.get("text", self.config.text),
                     style_merge=style,
                 )
             )
-        mixing, streams = [], []
-        if mixed:
-            first, last = options.get("mixed_start", start), options.get("mixed_end", end)
-            pattern = options.get("mixed_layers", "*")
-            if options.get("cheap"):
-                last = min(last, CHEAP_END)
-                pattern = options.get("mixed_layers", CHEAP_LAYERS)
-            stream = SecondStream(pipe, end=last)
-            layers = matching(list(self_layers(model)), pattern, "mixed_layers")
-            where = placed.anybody if placed.regions else placed.places[0].mask
-            mixing.append(
-                MixedBranch(
-                    stream, layers, strength=mixed, style_merge=style, mask=where, start=first, end=last
-                )
-            )
-            streams.append(stream)
-        with attach_scope(pipe, cross=cross, self_attention=mixing, streams=streams):
-            yield
+        strength = asked.scales["mixed"]
+        if not strength:
+            return Seams(cross=cross)
+        cheap = options.get("cheap", False)
+        end = min(options.get("mixed_end", asked.end), CHEAP_END if cheap else 1.0)
+        pattern = options.get("mixed_layers", CHEAP_LAYERS if cheap else "*")
+        stream = SecondStream(asked.pipe, end=end)
+        mixed = MixedBranch(
+            stream,
+            matching(list(self_layers(denoiser(asked.pipe))), pattern, "mixed_layers"),
+            strength=strength,
+            style_merge=style,
+            mask=placed.anybody if placed.regions else placed.places[0].mask,
+            start=options.get("mixed_start", asked.start),
+            end=end,
+        )
+        return Seams(cross=cross, self_attention=[mixed], streams=[stream])

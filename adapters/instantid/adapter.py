@@ -5,35 +5,33 @@ Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:240
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor, nn
 
-from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
-from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.convert import Published, read_published
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.adapters.instantid.pose import PoseDrawer
 from idpersona.adapters.key_values import check_geometry
-from idpersona.adapters.placing import Placed, place_people
+from idpersona.adapters.people import People, as_people, feature_rows
+from idpersona.adapters.placing import Placed
 from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.keypoints import resize_sizes
 from idpersona.seams.call import Call
 from idpersona.seams.residual import ControlNetBranch
 from idpersona.seams.scale import check_scale, check_window
-from idpersona.seams.scope import attach_scope, denoiser
+from idpersona.seams.scope import Seams
 from idpersona.seams.tokens import TokenBranch
 
 SD15_CONTEXT = 768
@@ -49,10 +47,25 @@ class InstantID(Adapter):
         identitynet: a ControlNet that takes the tokens instead of the text; None if it is not at hand, and
             then the adapter works with ``scale={"net": 0}`` only.
         config: what the tensors do not say.
+
+    ``attach``: ``scale`` may name ``identity`` (cross-attention) and ``net`` (IdentityNet); ``pose`` is as
+    for :class:`~idpersona.adapters.instantid.pose.PoseDrawer`.
+
+    Options:
+        net_start, net_end: window of IdentityNet, where it differs from ``start`` and ``end``.
+        guess_mode: IdentityNet acts on the conditional rows only.
+        unconditional_noise: see :meth:`unconditional_tokens`.
     """
 
     name: ClassVar[str] = "instantid"
     config_class = InstantIDConfig
+    components: ClassVar[Mapping[str, type[Any]]] = {
+        "projector": InstantIDProjector,
+        "cross_attention": IdentityCrossAttention,
+        "identitynet": ControlNetModel,
+    }
+    optional: ClassVar[tuple[str, ...]] = ("identitynet",)
+    scaled: ClassVar[tuple[str, ...]] = ("identity", "net")
     holds_pose: ClassVar[bool] = True
     options: ClassVar[Mapping[str, type]] = {
         "net_start": float,
@@ -72,16 +85,6 @@ class InstantID(Adapter):
         self.config = config or InstantIDConfig()
         check_sizes(projector, self.config.projector_sizes(), "InstantID's projector")
 
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        parts: dict[str, nn.Module] = {
-            "projector": self.projector,
-            "cross_attention": self.cross_attention,
-        }
-        if self.identitynet is not None:
-            parts["identitynet"] = self.identitynet
-        return parts
-
     def canvas(self, photo: tuple[int, int]) -> tuple[int, int] | None:
         config = self.config
         if config.framing is not None:  # trained on one framing, hence on one size
@@ -94,33 +97,6 @@ class InstantID(Adapter):
         )[1]
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
-        """Load from our own layout (``adapter.json``) or, without it, from a published one.
-
-        ``options`` for a published layout: ``layers`` and ``dim_head``, as
-        :func:`~idpersona.adapters.instantid.convert.read_published` takes them, and fields of
-        :class:`InstantIDConfig` that tensors do not show.
-
-        Raises:
-            CheckpointError: keys, shapes or configuration do not fit.
-            BadInput: options for our own layout, which states its configuration itself.
-        """
-        folder = Path(folder)
-        if not (folder / "adapter.json").is_file():
-            return cls.from_published(folder, **options)
-        if options:
-            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
-        head = read_head(folder, cls.name)
-        net = folder / "identitynet"
-        has_net = "identitynet" in head["parts"] if "parts" in head else net.is_dir()
-        return cls(
-            load_component(InstantIDProjector, folder / "projector"),
-            load_component(IdentityCrossAttention, folder / "cross_attention"),
-            load_component(ControlNetModel, net) if has_net else None,
-            InstantIDConfig.from_dict(head["config"]),
-        )
-
-    @classmethod
     def from_published(
         cls,
         path: str | os.PathLike[str],
@@ -131,6 +107,9 @@ class InstantID(Adapter):
         **fields: Any,
     ) -> Self:
         """Load a published checkpoint; its sizes are read from its tensors.
+
+        ``layers`` and ``dim_head`` as for :func:`~idpersona.adapters.instantid.convert.read_published`;
+        ``fields`` of :class:`InstantIDConfig` that tensors do not show.
 
         Raises:
             CheckpointError: a part is missing, or keys or shapes do not fit.
@@ -193,37 +172,8 @@ class InstantID(Adapter):
             vector = noise * torch.rand(vector.shape, generator=generator)
         return self.projector(vector.to(self.device))
 
-    @contextlib.contextmanager
-    def attach(
-        self,
-        pipe: Any,
-        identity: People | Mapping[Identity, Any] | None = None,
-        *,
-        scale: float | Mapping[str, float] = 1.0,
-        pose: Any = None,
-        mask: Any = None,
-        start: float = 0.0,
-        end: float = 1.0,
-        **options: Any,
-    ) -> Iterator[None]:
-        """See :meth:`Adapter.attach`; ``pose`` as for :class:`~idpersona.adapters.instantid.pose.PoseDrawer`.
-
-        ``scale`` may name ``identity`` (cross-attention) and ``net`` (IdentityNet), each 1 if left out, and
-        layer patterns such as ``up_blocks.0``, which replace ``identity`` there.
-
-        Options:
-            net_start, net_end: window of IdentityNet, where it differs from ``start`` and ``end``.
-            guess_mode: IdentityNet acts on the conditional rows only.
-            unconditional_noise: see :meth:`unconditional_tokens`.
-        """
-        self.check_options({"start": start, "end": end, **options})
-        window = (options.get("net_start", start), options.get("net_end", end))
-        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "net": scale}
-        own = check_scale(named.pop("identity", 1.0), "scale identity")
-        net = check_scale(named.pop("net", 1.0), "scale net")
-        placed = place_people(identity, self.name, mask, pipe, kind="face")
-        self.check_fits(denoiser(pipe))
-        self.to(pipe._execution_device)
+    def seams(self, asked: Asked) -> Seams:
+        placed, options = asked.placed, asked.options
         noise = check_scale(options.get("unconditional_noise", 0.0), "unconditional_noise")
         unconditional = self.unconditional_tokens(placed.people, noise)
         tokens = [self.tokens(place.people) for place in placed.places]
@@ -232,36 +182,33 @@ class InstantID(Adapter):
                 self.cross_attention,
                 theirs,
                 unconditional=unconditional,
-                scale=own,
-                scales=named,
+                scale=asked.scales["identity"],
+                scales=asked.layers,
                 mask=place.mask,
-                start=start,
-                end=end,
+                start=asked.start,
+                end=asked.end,
             )
             for place, theirs in zip(placed.places, tokens, strict=True)
         ]
-        residual = []
-        if net > 0:
-            if self.identitynet is None:
-                raise BadInput(
-                    f"this {self.name} has no IdentityNet: attach it (from Python) with scale={{'net': 0}}"
-                )
-            residual.append(
-                ControlNetBranch(
-                    self.identitynet,
-                    self._picture(pose, placed),
-                    tokens=torch.cat(tokens),
-                    unconditional=unconditional,
-                    scale=net,
-                    mask=placed.masks if placed.regions else placed.places[0].mask,
-                    start=window[0],
-                    end=window[1],
-                    guess_mode=options.get("guess_mode", False),
-                    together=placed.regions is not None,
-                )
+        if not asked.scales["net"]:
+            return Seams(cross=cross)
+        if self.identitynet is None:
+            raise BadInput(
+                f"this {self.name} has no IdentityNet: attach it (from Python) with scale={{'net': 0}}"
             )
-        with attach_scope(pipe, cross=cross, residual=residual):
-            yield
+        net = ControlNetBranch(
+            self.identitynet,
+            self._picture(asked.pose, placed),
+            tokens=torch.cat(tokens),
+            unconditional=unconditional,
+            scale=asked.scales["net"],
+            mask=placed.masks if placed.regions else placed.places[0].mask,
+            start=options.get("net_start", asked.start),
+            end=options.get("net_end", asked.end),
+            guess_mode=options.get("guess_mode", False),
+            together=placed.regions is not None,
+        )
+        return Seams(cross=cross, residual=[net])
 
     def _picture(self, pose: Any, placed: Placed) -> Callable[[Call], Tensor]:
         draw = PoseDrawer(pose, placed.people, self.config, self.read, placed.boxes)

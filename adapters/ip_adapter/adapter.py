@@ -6,9 +6,8 @@ the tokens come from an identity, and detaching leaves nothing behind: neither p
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,19 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
-from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.ip_adapter.config import IPAdapterConfig
 from idpersona.adapters.ip_adapter.convert import read_published
 from idpersona.adapters.ip_adapter.modules import IPAdapterCrossAttention, IPAdapterProjector, LowRank
 from idpersona.adapters.key_values import check_geometry
-from idpersona.adapters.placing import place_people
+from idpersona.adapters.people import People, as_people, feature_rows
 from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.seams.layers import attention_layers
 from idpersona.seams.linear import LowRankBranch
 from idpersona.seams.scale import check_scale
-from idpersona.seams.scope import attach_scope, denoiser
+from idpersona.seams.scope import Seams
 from idpersona.seams.tokens import TokenBranch
 
 IMAGE_ENCODERS = {
@@ -51,10 +49,24 @@ class IPAdapter(Adapter):
         cross_attention: keys and values of the tokens for each layer.
         lora: FaceID's low-rank changes of the base's attention, or None.
         config: which encoders.
+
+    ``attach``: ``scale`` may name ``identity`` (cross-attention) and, of FaceID, ``lora``. With a mask or
+    regions FaceID's LoRA, which changes the whole picture, is left out.
+
+    Options:
+        structure: of FaceID-Plus v2, how much the picture of the face adds to the face vector.
     """
 
     name: ClassVar[str] = "ip-adapter"
     config_class = IPAdapterConfig
+    components: ClassVar[Mapping[str, type[Any]]] = {
+        "projector": IPAdapterProjector,
+        "cross_attention": IPAdapterCrossAttention,
+        "lora": LowRank,
+    }
+    optional: ClassVar[tuple[str, ...]] = ("lora",)
+    scaled: ClassVar[tuple[str, ...]] = ("identity", "lora")
+    draws: ClassVar[str | None] = None
     kinds: ClassVar[tuple[str, ...]] = ("base", "plus", "full")
     options: ClassVar[Mapping[str, type]] = {}
 
@@ -73,45 +85,17 @@ class IPAdapter(Adapter):
         face = "buffalo_l" if self.kind in NEEDS_FACE else "none"
         self.config = config or IPAdapterConfig(IMAGE_ENCODERS[self.kind], face)
 
-    @property
-    def parts(self) -> dict[str, nn.Module]:
-        parts: dict[str, nn.Module] = {"projector": self.projector, "cross_attention": self.cross_attention}
-        return parts if self.lora is None else parts | {"lora": self.lora}
-
     @classmethod
     def published_options(cls, unet: nn.Module) -> dict[str, Any]:
         """All attention layers: FaceID's files number self-attention, too."""
         return {"layers": [*attention_layers(unet, cross=False), *attention_layers(unet, cross=True)]}
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
-        """Load from our own layout (``adapter.json``) or, without it, a published file.
-
-        ``options`` for a published file: ``layers``, the names of all attention layers of the base, and
-        fields of :class:`IPAdapterConfig`.
-
-        Raises:
-            CheckpointError: keys, shapes or configuration do not fit.
-            BadInput: options for our own layout, which states its configuration itself.
-        """
-        folder = Path(folder)
-        if not (folder / "adapter.json").is_file():
-            return cls.from_published(folder, **options)
-        if options:
-            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
-        head = read_head(folder, cls.name)
-        return cls(
-            load_component(IPAdapterProjector, folder / "projector"),
-            load_component(IPAdapterCrossAttention, folder / "cross_attention"),
-            load_component(LowRank, folder / "lora") if "lora" in head.get("parts", ()) else None,
-            IPAdapterConfig.from_dict(head["config"]),
-        )
-
-    @classmethod
     def from_published(
         cls, path: str | os.PathLike[str], *, layers: Iterable[str] | None = None, **fields: Any
     ) -> Self:
-        """Load a published file; ``layers`` are the names of all attention layers of the base.
+        """Load a published file; ``layers`` are the names of all attention layers of the base, ``fields``
+        those of :class:`IPAdapterConfig`.
 
         Raises:
             BadInput: no layers.
@@ -206,60 +190,30 @@ class IPAdapter(Adapter):
             image = torch.tensor(encoder.nothing(), device=device)[None]
         return self.projector(image, face, shortcut=self.config.shortcut, shortcut_scale=structure)
 
-    @contextlib.contextmanager
-    def attach(
-        self,
-        pipe: Any,
-        identity: People | Mapping[Identity, Any] | None = None,
-        *,
-        scale: float | Mapping[str, float] = 1.0,
-        pose: Any = None,
-        mask: Any = None,
-        start: float = 0.0,
-        end: float = 1.0,
-        **options: Any,
-    ) -> Iterator[None]:
-        """See :meth:`Adapter.attach`. It holds no pose.
-
-        ``scale`` may name ``identity`` (cross-attention), for FaceID ``lora``, and layer patterns such as
-        ``up_blocks.0``, which replace ``identity`` there. With a mask or regions FaceID's LoRA, which changes
-        the whole picture, is left out.
-
-        Options:
-            structure: of FaceID-Plus v2, how much the picture of the face adds to the face vector.
-        """
-        self.check_options({"start": start, "end": end, **options})
-        if pose is not None:
-            raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
-        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale, "lora": scale}
-        own = check_scale(named.pop("identity", 1.0), "scale identity")
-        low = check_scale(named.pop("lora", 1.0), "scale lora")
-        placed = place_people(identity, self.name, mask, pipe)
-        self.check_fits(denoiser(pipe))
-        self.to(pipe._execution_device)
-        structure = {"structure": check_scale(options.get("structure", 1.0), "structure")}
-        unconditional = self.unconditional_tokens(**structure) if own or named else None
+    def seams(self, asked: Asked) -> Seams:
+        placed, own, low = asked.placed, asked.scales["identity"], asked.scales["lora"]
+        structure = {"structure": check_scale(asked.options.get("structure", 1.0), "structure")}
+        unconditional = self.unconditional_tokens(**structure) if own or asked.layers else None
         cross = [
             TokenBranch(
                 self.cross_attention,
                 self.tokens(place.people, **structure),
                 unconditional=unconditional,
                 scale=own,
-                scales=named,
+                scales=asked.layers,
                 mask=place.mask,
-                start=start,
-                end=end,
+                start=asked.start,
+                end=asked.end,
             )
             for place in placed.places
         ]
         changes = []
-        if self.lora is not None and low and mask is None and placed.regions is None:
+        if self.lora is not None and low and placed.regions is None and placed.places[0].mask is None:
             for layer in self.lora.layers:
                 for projection, place in _PROJECTIONS.items():
                     down, up = self.lora.pair(layer, projection)
-                    changes.append(LowRankBranch(f"{layer}.{place}", down, up, low, start, end))
-        with attach_scope(pipe, cross=cross, low_rank=changes):
-            yield
+                    changes.append(LowRankBranch(f"{layer}.{place}", down, up, low, asked.start, asked.end))
+        return Seams(cross=cross, low_rank=changes)
 
 
 class FaceID(IPAdapter):

@@ -6,20 +6,17 @@ Paper: When StyleGAN Meets Stable Diffusion: a W+ Adapter for Personalized Image
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from idpersona.adapters.base import Adapter, People, as_people, feature_rows, read_head
-from idpersona.adapters.checkpoint import load_component
+from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.key_values import check_geometry
-from idpersona.adapters.placing import place_people
+from idpersona.adapters.people import People, as_people, feature_rows
 from idpersona.adapters.wplus.branch import ResidualBranch
 from idpersona.adapters.wplus.config import WPlusConfig
 from idpersona.adapters.wplus.convert import read_published
@@ -33,8 +30,8 @@ from idpersona.adapters.wplus.directions import (
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
 from idpersona.errors import BadInput
 from idpersona.identity import Identity
-from idpersona.seams.scale import check_scale, check_window
-from idpersona.seams.scope import attach_scope, denoiser
+from idpersona.seams.scale import check_window
+from idpersona.seams.scope import Seams
 
 
 class WPlus(Adapter):
@@ -45,10 +42,21 @@ class WPlus(Adapter):
         cross_attention: residual cross-attention for each layer.
         config: what the tensors do not say.
         directions: editing directions that belong to the W+ space; None if there are none.
+
+    Options of ``attach``:
+        delay: share of the steps before the adapter acts, where ``start`` is 0.
+        edit: ``smile=2,age=-1``, attributes to be moved and how far.
+        directions: folder of further direction files for ``edit``.
     """
 
     name: ClassVar[str] = "wplus"
     config_class = WPlusConfig
+    components: ClassVar[Mapping[str, type[Any]]] = {
+        "mapper": WPlusMapper,
+        "cross_attention": WPlusCrossAttention,
+        "directions": WPlusDirections,
+    }
+    optional: ClassVar[tuple[str, ...]] = ("directions",)
     options: ClassVar[Mapping[str, type]] = {"delay": float, "edit": str, "directions": str}
 
     def __init__(
@@ -70,36 +78,13 @@ class WPlus(Adapter):
         return parts if self.own_directions is None else parts | {"directions": self.own_directions}
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **options: Any) -> Self:
-        """Load from our own layout (``adapter.json``) or, without it, from a published one.
-
-        ``options`` for a published layout: ``layers`` (the base's cross-attention layers) and fields of
-        :class:`WPlusConfig` that tensors do not show.
-
-        Raises:
-            CheckpointError: keys, shapes or configuration do not fit.
-            BadInput: options for our own layout, which states its configuration itself.
-        """
-        folder = Path(folder)
-        if not (folder / "adapter.json").is_file():
-            return cls.from_published(folder, **options)
-        if options:
-            raise BadInput(f"{folder} states its own configuration: no {', '.join(options)} can be given")
-        head = read_head(folder, cls.name)
-        place = folder / "directions"
-        known = "directions" in head["parts"] if "parts" in head else place.is_dir()
-        return cls(
-            load_component(WPlusMapper, folder / "mapper"),
-            load_component(WPlusCrossAttention, folder / "cross_attention"),
-            WPlusConfig.from_dict(head["config"]),
-            load_component(WPlusDirections, place) if known else None,
-        )
-
-    @classmethod
     def from_published(
         cls, path: str | os.PathLike[str], *, layers: Iterable[str] | None = None, **fields: Any
     ) -> Self:
         """Load ``wplus_adapter.bin`` or a folder that holds it; sizes are read from its tensors.
+
+        ``layers`` are the base's cross-attention layers, ``fields`` those of :class:`WPlusConfig` that
+        tensors do not show.
 
         Raises:
             CheckpointError: a part is missing, or keys or shapes do not fit.
@@ -173,39 +158,10 @@ class WPlus(Adapter):
         if "edit" in options:
             parse_edits(options["edit"])
 
-    @contextlib.contextmanager
-    def attach(
-        self,
-        pipe: Any,
-        identity: People | Mapping[Identity, Any] | None = None,
-        *,
-        scale: float | Mapping[str, float] = 1.0,
-        pose: Any = None,
-        mask: Any = None,
-        start: float = 0.0,
-        end: float = 1.0,
-        **options: Any,
-    ) -> Iterator[None]:
-        """See :meth:`Adapter.attach`. The W+ adapter holds no pose.
-
-        ``scale`` may name ``identity`` and layer patterns such as ``up_blocks.0``, which replace it there.
-
-        Options:
-            delay: share of the steps before the adapter acts, where ``start`` is 0.
-            edit: ``smile=2,age=-1``, attributes to be moved and how far.
-            directions: folder of further direction files for ``edit``.
-        """
-        self.check_options({"start": start, "end": end, **options})
-        if pose is not None:
-            raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
-        named = dict(scale) if isinstance(scale, Mapping) else {"identity": scale}
-        own = check_scale(named.pop("identity", 1.0), "scale identity")
-        placed = place_people(identity, self.name, mask, pipe, kind="face")
-        self.check_fits(denoiser(pipe))
-        self.to(pipe._execution_device)
+    def seams(self, asked: Asked) -> Seams:
+        options, cross = asked.options, []
         amounts = parse_edits(options["edit"]) if "edit" in options else {}
-        cross = []
-        for place in placed.places:
+        for place in asked.placed.places:
             people = place.people
             if amounts:
                 people = [self.edit(person, options.get("directions"), **amounts) for person in people]
@@ -214,12 +170,11 @@ class WPlus(Adapter):
                     self.cross_attention,
                     self.tokens(people),
                     unconditional=self.unconditional_tokens(),
-                    scale=own,
-                    scales=named,
+                    scale=asked.scales["identity"],
+                    scales=asked.layers,
                     mask=place.mask,
-                    start=start or options.get("delay", self.config.delay),
-                    end=end,
+                    start=asked.start or options.get("delay", self.config.delay),
+                    end=asked.end,
                 )
             )
-        with attach_scope(pipe, cross=cross):
-            yield
+        return Seams(cross=cross)

@@ -71,7 +71,7 @@ def evaluate_pairs(
         ALONE: sit(ALONE, alone.draw(single, ALONE), owners, finder, quiet=studio.quiet),
     }
     rows: list[dict[str, Any]] = []
-    people = [{"identity": actor.subject.name} for actor in actors]
+    people: list[dict[str, Any]] = [{"identity": actor.subject.name} for actor in actors]
     for judge in judges:
         prototypes = people_prototypes([actor.subject for actor in actors], judge)
         for name, sitting in sittings.items():

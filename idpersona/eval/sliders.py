@@ -65,7 +65,8 @@ def evaluate_sliders(
     prototypes = {judge.name: people_prototypes([a.subject for a in actors], judge) for judge in judges}
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = [{"identity": actor.subject.name} for actor in actors]
-    strips: list[list[Image.Image | None]] = []
+    strips: list[Sequence[Image.Image]] = []
+    shown = min(4, len(actors))
     for name in directions:
         attribute, sign = NAMES[name]
         pictures = [_draw(studio, protocol, actors, name, step * amount, scale) for step in STEPS]
@@ -83,8 +84,7 @@ def evaluate_sliders(
                 "score": np.round(said[:, index], 4),
                 **{judge: np.round(values[:, index], 4) for judge, values in likeness.items()},
             }
-        strips += [[one[index] for one in pictures] for index in range(min(4, len(actors)))]
-    count = min(4, len(actors))
+        strips += [[one[index] for one in pictures] for index in range(shown)]
     return Report(
         kind="sliders",
         settings=protocol.record({"amount": amount, "scale": scale, **(settings or {})}),
@@ -102,7 +102,7 @@ def evaluate_sliders(
         sheet=contact_sheet(
             strips,
             columns=[f"{step * amount:+g}" for step in STEPS],
-            names=[name for name in directions for _ in range(count)],
+            names=[name for name in directions for _ in range(shown)],
         ),
     )
 
@@ -128,8 +128,10 @@ def figures(
         likeness: judge -> own cosine, float [amounts, people].
     """
 
-    def interval(values: np.ndarray) -> Any:
-        return bootstrap(values.astype(np.float64), samples=protocol.bootstrap_samples, seed=protocol.seed)
+    def interval(values: Any) -> Any:
+        return bootstrap(
+            np.asarray(values, np.float64), samples=protocol.bootstrap_samples, seed=protocol.seed
+        )
 
     amounts = len(said)
     middle, each = amounts // 2, np.arange(said.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,18 @@ from idpersona.seams.residual import ResidualBranch, residual_scope
 from idpersona.seams.self_attention import SelfBranch, self_scope
 from idpersona.seams.stream import SecondStream, stream_scope
 from idpersona.seams.text import TextEdit, text_scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seams:
+    """What goes into a pipeline, by seam: the arguments of :func:`attach_scope`."""
+
+    cross: Sequence[CrossBranch] = ()
+    self_attention: Sequence[SelfBranch] = ()
+    residual: Sequence[ResidualBranch] = ()
+    streams: Sequence[SecondStream] = ()
+    low_rank: Sequence[LowRankBranch] = ()
+    text: Sequence[TextEdit] = ()
 
 
 def denoiser(pipe: Any) -> nn.Module:

@@ -267,7 +267,7 @@ def test_what_is_cut_from_a_long_prompt_is_said(draw, tmp_path):
     err = draw("--prompt", words, "-o", tmp_path / "a.png", prompt=False).done().err
     cut = next(line for line in err.splitlines() if line.startswith("note: --prompt"))
     assert "the base takes 75" in cut
-    assert cut.endswith("beside the sea'")
+    assert cut.endswith("beside the sea' (--weighted takes prompts of any length)")
     assert read_settings(tmp_path / "a.png")["prompt"] == words
 
 

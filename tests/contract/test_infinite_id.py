@@ -177,7 +177,7 @@ def test_features_of_another_size_are_refused(pipe: Any, adapter: Any) -> None:
     thing = Identity("object", dict(good.features))
     for wrong, told in (
         (Identity("face", {"clip-h": cut, "antelopev2": face}), f"takes {IMAGE_TOKENS}"),
-        (Identity("face", {"antelopev2": face}), "needs 'clip-h'"),
+        (Identity("face", {"antelopev2": face}), "needs .*'clip-h'"),
         (thing, "keeps faces"),
     ):
         with pytest.raises(Exception, match=told), adapter.attach(pipe, wrong):
