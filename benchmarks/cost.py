@@ -36,27 +36,14 @@ from idpersona.adapters.wplus.config import WPlusConfig
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
 from idpersona.identity import Feature, Identity
 from idpersona.testing import tiny_components
-
-SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL: dict[str, Any] = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
+from idpersona.testing.full_size import SD15_UNET, SDXL_UNET
 
 
 def pipeline(kind: str) -> tuple[Any, int]:
     """A pipeline whose denoiser has the full size and no weights, and the side of its latents."""
     parts = tiny_components(kind) | {"scheduler": PNDMScheduler(skip_prk_steps=True, steps_offset=1)}
     with torch.device("meta"):
-        parts["unet"] = UNet2DConditionModel(**(SD15 if kind == "sd15" else SDXL)).eval()
+        parts["unet"] = UNet2DConditionModel(**(SD15_UNET if kind == "sd15" else SDXL_UNET)).eval()
     pipe: Any
     if kind == "sd15":
         pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)

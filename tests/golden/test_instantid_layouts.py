@@ -14,19 +14,9 @@ from torch import Tensor
 from idpersona.adapters.instantid.controlnet_sizes import controlnet_config
 from idpersona.adapters.instantid.convert import cross_attention_from, projector_from
 from idpersona.errors import CheckpointError
+from idpersona.testing.full_size import SDXL_ENCODER
 
 HERE = Path(__file__).parent
-SDXL_NET = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -80,7 +70,7 @@ def test_the_cross_attention_covers_the_unet(unet: str, published: str, part: st
 def test_sdxl_identitynet_is_a_stock_controlnet() -> None:
     shapes = manifest("instantid_identitynet_controlnet")["state_dict"]
     with torch.device("meta"):
-        net = ControlNetModel(**SDXL_NET)
+        net = ControlNetModel(**SDXL_ENCODER)
     assert shapes_of(net) == shapes
     net.load_state_dict(on_meta(shapes), strict=True, assign=True)
 
