@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,8 +40,25 @@ METHODS = {
     "decor": Method("idpersona.adapters.decor.adapter", "Decor", weightless=True),
 }
 """Methods by registry name, imported when they are asked for."""
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".ckpt")
+"""Suffixes of single files that published adapters come in."""
 
-__all__ = ["METHODS", "Method", "adapter_class", "adapter_names", "check_options", "load_adapter"]
+__all__ = [
+    "METHODS",
+    "WEIGHT_FILES",
+    "Method",
+    "adapter_class",
+    "adapter_names",
+    "check_options",
+    "is_place",
+    "load_adapter",
+]
+
+
+def is_place(name: str | os.PathLike[str]) -> bool:
+    """Whether ``name`` is a folder, or a file of weights."""
+    path = Path(name)
+    return path.is_dir() or (path.suffix in WEIGHT_FILES and path.is_file())
 
 
 def adapter_names() -> tuple[str, ...]:

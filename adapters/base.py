@@ -21,7 +21,7 @@ from idpersona.adapters.placing import Placed, place_people
 from idpersona.errors import BadInput, CheckpointError, OutputError
 from idpersona.identity import Identity
 from idpersona.seams.cross import cross_layers
-from idpersona.seams.scale import check_scale, check_window
+from idpersona.seams.scale import check_scale, check_window, matches
 from idpersona.seams.scope import Seams, attach_scope, denoiser
 
 FORMAT_VERSION = 1
@@ -140,18 +140,19 @@ class Adapter:
         self.check_options({"start": start, "end": end, **options})
         if pose is not None and not self.holds_pose:
             raise BadInput(f"{self.name} holds no pose: leave pose out, or attach instantid beside it")
+        model = denoiser(pipe)
         named = self.strengths(self.default_scale if scale is None else scale)
         asked = Asked(
             pipe=pipe,
             scales={part: check_scale(named.pop(part, 1.0), f"scale {part}") for part in self.scaled},
-            layers=named,
+            layers=self._layer_scales(named, model),
             placed=place_people(identity, self.name, mask, pipe, self.draws),
             pose=pose,
             start=start,
             end=end,
             options=options,
         )
-        self.check_fits(denoiser(pipe))
+        self.check_fits(model)
         self.to(pipe._execution_device)
         with attach_scope(pipe, **vars(self.seams(asked))):
             yield
@@ -159,6 +160,17 @@ class Adapter:
     def strengths(self, scale: float | Mapping[str, float]) -> dict[str, float]:
         """``scale`` by the names of parts and by layer patterns."""
         return dict(scale) if isinstance(scale, Mapping) else dict.fromkeys(self.scaled, scale)
+
+    def _layer_scales(self, named: Mapping[str, float], model: nn.Module) -> Mapping[str, float]:
+        """``named`` itself; BadInput where a name is neither a part's nor that of layers."""
+        layers = list(cross_layers(model))
+        for name in named:
+            if not matches(layers, name):
+                raise BadInput(
+                    f"scale of {self.name} names its parts ({', '.join(self.scaled)}) or layers as "
+                    f"{layers[0]}; '{name}' is neither"
+                )
+        return named
 
     def seams(self, asked: Asked) -> Seams:
         """What goes into the pipeline; the adapter fits it and is on its device.

@@ -9,15 +9,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from idpersona.adapters import METHODS, adapter_class
+from idpersona.adapters import METHODS, WEIGHT_FILES, adapter_class, is_place
 from idpersona.adapters.base import Adapter, read_head
 from idpersona.devices import as_device, as_dtype
-from idpersona.errors import BadInput, MissingWeights, UnknownName, first_line
+from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownName, first_line
 from idpersona.registry.hub import hub_client, unreachable_base
 
-_FILES = (".safetensors", ".bin", ".pt", ".ckpt")
 FAMILIES = {"mini": 192, "sd15": 768, "sdxl": None}
 """Bases that adapters are registered for -> width of the text; SDXL is known by its other inputs."""
+INSTANTID_FILES = {
+    "ip-adapter.bin",
+    "pytorch_model.bin",
+    "ip-adapter.safetensors",
+    "adapter_instant_id_sdxl.bin",
+    "image_proj.ckpt",
+    "ip-state.ckpt",
+}
+"""Names of files by which a folder is taken for InstantID's."""
 
 
 def load(
@@ -31,15 +39,21 @@ def load(
     """See :func:`idpersona.adapters.load_adapter`."""
     unet = getattr(base, "unet", None)
     if name in METHODS and METHODS[str(name)].weightless:
-        return adapter_class(str(name))(**options)
+        if options:
+            raise BadInput(f"{name} has nothing to load: give {', '.join(options)} to attach")
+        return adapter_class(str(name))()
     place, method = _find(name, base)
     kind = adapter_class(method)
-    if not (place / "adapter.json").is_file() and isinstance(unet, nn.Module):
-        options = {**kind.published_options(unet), **options}
+    if not (place / "adapter.json").is_file():
+        known = unet if isinstance(unet, nn.Module) else _unet_without_weights(base)
+        options = {**kind.published_options(known), **options}
     adapter = kind.from_pretrained(place, **options)
     if isinstance(unet, nn.Module):
         adapter.check_fits(unet)
-        device = device or unet.device  # type: ignore[assignment]
+        # While the U-Net is offloaded piece by piece it has no device; attach brings the adapter to the
+        # pipeline's own.
+        offloaded = unet.device == torch.device("meta")
+        device = device or ("cpu" if offloaded else unet.device)  # type: ignore[assignment]
         dtype = dtype or unet.dtype  # type: ignore[assignment]
     return adapter.to(as_device(device), as_dtype(dtype) or torch.float32)
 
@@ -63,7 +77,7 @@ def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
     folder = Path(name)
     # A name of the registry means its weights and their licence, whatever folders lie around.
     registered = isinstance(name, str) and (name in METHODS or name in WEIGHTS)
-    if (folder.is_dir() or (folder.suffix in _FILES and folder.is_file())) and not registered:
+    if is_place(folder) and not registered:
         return folder, _method_of(folder)
     if text in METHODS:
         family = base_family(base)
@@ -91,14 +105,17 @@ def _registered(name: str) -> Path:
     """Where registered weights lie: their folder, or the one file that they are."""
     from idpersona.registry import get_weight, locate
 
-    files = [file for file in get_weight(name).files if Path(file).suffix in _FILES]
+    files = [file for file in get_weight(name).files if Path(file).suffix in WEIGHT_FILES]
     folder = locate(name)
     # A snapshot of the hub may hold other adapters' files in the same folder.
     return folder / files[0] if len(get_weight(name).files) == 1 == len(files) else folder
 
 
 def _method_of(place: Path) -> str:
-    """What an adapter of ours says it is; published layouts are known by the names of their files."""
+    """What an adapter of ours says it is; published layouts are known by the names of their files.
+
+    Raises CheckpointError when there is no file of a known name.
+    """
     if (place / "adapter.json").is_file():
         return read_head(place)["method"]
     names = [file.name.lower() for file in ([place] if place.is_file() else sorted(place.iterdir()))]
@@ -107,18 +124,29 @@ def _method_of(place: Path) -> str:
     own = [
         name
         for name in names
-        if name.startswith(("ip-adapter-", "ip-adapter_")) and Path(name).suffix in _FILES
+        if name.startswith(("ip-adapter-", "ip-adapter_")) and Path(name).suffix in WEIGHT_FILES
     ]
     if own:
         return "faceid" if "faceid" in own[0] else "ip-adapter"
-    return "instantid"
+    if INSTANTID_FILES & set(names) or place.is_file():
+        return "instantid"
+    below = sorted(
+        f"{path.parent.name}/{path.name}" for path in place.glob("*/*") if path.suffix in WEIGHT_FILES
+    )
+    hint = f"; further down there are {', '.join(below[:4])}: give one of these" if below else ""
+    raise CheckpointError(
+        f"{place} is no adapter: it holds neither adapter.json nor a published file (ip-adapter.bin, "
+        f"ip-adapter*.safetensors, wplus_adapter*.bin, image_proj.ckpt and ip-state.ckpt){hint}"
+    )
 
 
 def _snapshot(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     # Every name that a published layout may have, and no demo pictures.
-    wanted = ["adapter.json", "*/config.json", "*.safetensors", "*.bin", "*.ckpt"]
+    nets = [f"{folder}/*" for folder in ("ControlNetModel", "controlnet")]
+    own = ["adapter.json", *(f"{part}/*" for kind in METHODS for part in adapter_class(kind).components)]
+    wanted = [*own, *nets, *(f"[!/]*{suffix}" for suffix in WEIGHT_FILES)]
     with hub_client(f"adapter '{repository}' is no folder, is not in the hub's cache, and cannot be fetched"):
         return Path(snapshot_download(repository, allow_patterns=wanted))
 
@@ -149,9 +177,23 @@ def base_family(base: Any) -> str:
     raise BadInput(f"no adapter is registered for a base with text width {width}: give a folder")
 
 
+def _unet_without_weights(base: Any) -> nn.Module:
+    """The base's U-Net on the meta device: its layers and their widths."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    if not isinstance(base, (str, os.PathLike)):
+        raise BadInput(f"base must be a name, a folder or a pipeline with a unet, got {type(base).__name__}")
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(_unet_config(os.fspath(base)))  # type: ignore[return-value]
+
+
 def _unet_config(base: str) -> dict[str, Any]:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+    from idpersona.registry import locate
+
+    if base in FAMILIES:
+        base = os.fspath(locate(base))
     local = Path(base).is_dir()
     if not local and "/" not in base:
         raise UnknownName("base", base, FAMILIES)

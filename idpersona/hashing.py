@@ -20,16 +20,19 @@ def file_sha256(path: Path) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Hash (hex) that tells one folder of weights from another without reading gigabytes.
+    """Hash (hex) that tells one folder (or file) of weights from another without reading gigabytes.
 
     It covers name and size of every file of weights or configuration, and its content: whole up to 4 MiB,
     beyond that 64 blocks of 64 KiB spread evenly over it. What was changed between those blocks alone, a
     single small layer of a large file for instance, it does not see.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in _WEIGHTS and p.is_file()):
+    one = folder.is_file()
+    found = [folder] if one else [p for p in folder.rglob("*") if p.suffix in _WEIGHTS and p.is_file()]
+    for path in sorted(found):
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode(errors="surrogateescape"))
+        name = path.name if one else path.relative_to(folder).as_posix()
+        digest.update(f"{name} {size}\n".encode(errors="surrogateescape"))
         with path.open("rb") as file:
             for block in range(_SAMPLES):
                 # One block after the other where the file is short, so that nothing of it is left out.

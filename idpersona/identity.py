@@ -216,7 +216,8 @@ class Identity:
         named = " and ".join(f"'{encoder}'" for encoder in encoders)
         raise IdentityFileError(
             f"this identity holds features of {', '.join(sorted(self.features))}, but {who} {named}: "
-            f"read the photos again with --encoder {' '.join(encoders)}"
+            "read the photos again for it (idpersona identify PHOTO --for ADAPTER --base BASE, or "
+            f"--encoder {' '.join(encoders)})"
         )
 
     def with_consent(self, consent: bool = True) -> Identity:

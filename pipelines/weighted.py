@@ -61,6 +61,13 @@ def _compel(pipe: Any) -> Any:
         raise BadInput("weighted prompts need the package compel: pip install 'idpersona[prompts]'")
     from compel import CompelForSD, CompelForSDXL, DiffusersTextualInversionManager
 
+    for name in ("text_encoder", "text_encoder_2"):
+        encoder = getattr(pipe, name, None)
+        if encoder is not None and encoder.device.type == "meta":
+            raise BadInput(
+                "weighted prompts cannot be read while the text encoder is offloaded piece by piece: use "
+                "enable_model_cpu_offload instead of enable_sequential_cpu_offload"
+            )
     manager = DiffusersTextualInversionManager(pipe)
     kind = CompelForSD if getattr(pipe, "tokenizer_2", None) is None else CompelForSDXL
     return kind(pipe, textual_inversion_manager=manager)  # type: ignore[arg-type]
@@ -84,7 +91,9 @@ def _encode(pipe: Any, compel: Any, given: dict[str, Any]) -> dict[str, Any]:
             options["negative_style_prompt"] = _texts(given.get("negative_prompt_2"))
     try:
         found = compel(prompt, **options)
-    except Exception as error:  # compel's parser and its checks raise what they come upon
+    except RuntimeError:  # of devices and memory, not of the text
+        raise
+    except Exception as error:  # what compel's parser and its checks come upon shares no type
         raise BadInput(f"the prompt cannot be read as weighted text: {error}") from error
     embeds = {
         "prompt_embeds": found.embeds,

@@ -99,6 +99,14 @@ def test_colours_are_those_of_the_preprocessor(tmp_path: Path) -> None:
     assert not np.allclose(TokenModel("clip", tmp_path)([noise(32)]), plain, atol=1e-3)
 
 
+def test_without_a_preprocessor_clip_has_its_own_colours(tmp_path: Path) -> None:
+    """The image encoder that is published with IP-Adapter comes without one."""
+    torch.manual_seed(0)
+    for kind, mean in (("clip", 0.48145466), ("dinov2", 0.485)):
+        KINDS[kind]().save_pretrained(tmp_path / kind)
+        assert TokenModel(kind, tmp_path / kind).colours[0][0] == mean
+
+
 def test_missing_and_damaged_weights(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights, match="models pull dinov2"):
         TokenModel("dinov2", tmp_path)
@@ -227,6 +235,14 @@ def test_an_object_is_read_without_its_background(objects: str, tmp_path: Path) 
     assert str(tmp_path) not in feature.preprocessing
 
 
+def test_one_mask_is_not_laid_over_several_photos(objects: str, tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    for mask in (str(tmp_path / "mask.png"), tmp_path / "mask.png"):
+        with pytest.raises(BadInput, match="one mask for 2 photos"):
+            read_identity([noise(64), noise(64, 1)], objects, subject="object", mask=mask)
+    assert read_identity([noise(64), noise(64, 1)], objects, subject="object", mask="none")
+
+
 def test_masks_that_cannot_be(objects: str) -> None:
     pixels = np.asarray(noise(64))
     for mask, told in (
@@ -329,6 +345,14 @@ def test_the_ffhq_head_is_on_white() -> None:
     photo, points = face_photo()
     crop = np.asarray(ffhq_head().cut(photo, points, 128))
     assert (crop[2, 2] > 250).all() and crop[64, 64].max() < 255
+
+
+def test_a_head_at_the_photos_border_is_not_dragged_out_over_the_white() -> None:
+    grey = Image.new("RGB", (200, 200), (120, 120, 120))
+    points = np.array([[80, 50], [120, 50], [100, 75], [85, 95], [115, 95]], np.float32)
+    crop = np.asarray(ffhq_head().cut(grey, points, 128))
+    assert (crop[0] > 250).all() and (crop[:, 0] > 250).all()
+    assert (crop[70, 64] == 120).all()
 
 
 def test_the_style_autoencoder_and_its_reader(tmp_path: Path) -> None:

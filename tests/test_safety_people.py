@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from idpersona.encoders import Face, Faces, register_encoder, release_encoders
+from idpersona.encoders import Face, Faces, read_identity, register_encoder, release_encoders
 from idpersona.encoders.catalogue import _ENTRIES
 from idpersona.errors import BadInput, ConsentRequired, PeopleFileError, PersonRefused, UnknownName
 from idpersona.identity import Feature, Identity
@@ -125,11 +125,32 @@ def test_identity_that_cannot_be_compared_is_refused():
     assert check_identity(other, People((person(policy="allow"),)), "x") == []
 
 
-def test_objects_pass_and_faces_that_call_themselves_objects_do_not():
+def test_what_is_kept_of_an_object_proves_nothing():
+    """Its file is refused while the registry guards; of its photo every face is looked at."""
     people = People((person(),))
-    assert check_identity(identity(vector(1), encoder="cups", kind="object"), people, "x") == []
+    cup = identity(vector(1), encoder="cups", kind="object")
+    assert check_identity(cup, People((person(policy="allow"),)), "x") == []
+    with pytest.raises(PersonRefused, match="give the photos instead"):
+        check_identity(cup, people, "x")
     with pytest.raises(PersonRefused, match="Ada"):
         check_identity(identity(vector(1), kind="object"), people, "x")
+
+
+def test_whoever_is_in_the_photo_of_an_object_is_looked_at(tmp_path):
+    object_of = {"subject": "object", "mask": "none"}
+    strangers = People(others="deny")
+    with pytest.raises(PersonRefused, match=r"astronaut.* matches nobody"):
+        read_allowed("sample:astronaut", "mini-vit-object", strangers, **object_of)
+    plain = Image.new("RGB", (200, 200), "white")
+    assert read_allowed(plain, "mini-vit-object", strangers, **object_of).kind == "object"
+    read = read_identity("sample:astronaut").features["dlib"].values
+    known = People((Person("Ada", "deny", {"dlib": read[0]}, photos=1),))
+    with pytest.raises(PersonRefused, match="Ada"):
+        read_allowed("sample:astronaut", "mini-vit-object", known, **object_of)
+    # What cannot be read was left out before, and is not opened again.
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    both = [plain, str(tmp_path / "broken.jpg")]
+    assert read_allowed(both, "mini-vit-object", known, **object_of, on_error="skip").sources
 
 
 class TwoViews:

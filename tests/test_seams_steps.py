@@ -44,6 +44,40 @@ def test_image_to_image_starts_inside_the_list() -> None:
     assert passes(call, first=2) == [(0, 3), (1, 3), (2, 3)]
 
 
+@pytest.mark.parametrize("first", [1, 2, 4, 7])
+def test_heun_may_start_at_the_second_of_two_equal_timesteps(first: int) -> None:
+    """As diffusers does image to image: it says where in ``begin_index``."""
+    call = call_for(HeunDiscreteScheduler(), steps=5)
+    call.pipe.scheduler.set_begin_index(first)
+    left = len(call.pipe.scheduler.timesteps) - first
+    assert passes(call, first=first) == [(step, left) for step in range(left)]
+
+
+def test_the_count_of_an_earlier_call_is_not_believed() -> None:
+    call = call_for(DDIMScheduler(), steps=5)
+    call.pipe._num_timesteps = 50
+    assert passes(call) == [(step, 5) for step in range(5)]
+
+
+def test_a_pipeline_that_was_not_called_is_told() -> None:
+    class Other:
+        scheduler = DDIMScheduler()
+
+        @property
+        def do_classifier_free_guidance(self) -> bool:
+            return self._guidance_scale > 1  # type: ignore[attr-defined]
+
+    Other.scheduler.set_timesteps(4)
+    with pytest.raises(SeamError, match="attach to the pipeline that you call"):
+        Call(Other()).begin(torch.zeros(2, 4, 8, 8), Other.scheduler.timesteps[0])
+
+
+def test_latents_of_videos_are_refused() -> None:
+    call = call_for(DDIMScheduler())
+    with pytest.raises(SeamError, match="video pipelines"):
+        call.begin(torch.zeros(2, 4, 5, 8, 8), call.pipe.scheduler.timesteps[0])
+
+
 def test_a_timestep_of_another_schedule_is_refused() -> None:
     call = call_for(DDIMScheduler())
     call.begin(torch.zeros(2, 4, 8, 8), torch.tensor(123456))

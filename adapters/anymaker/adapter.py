@@ -168,4 +168,11 @@ class AnyMaker(Adapter):
         if not (asked.scales["global"] and whole and asked.start == 0.0 and asked.end == 1.0):
             return Seams(cross=cross)
         words = (asked.options["word"],) if "word" in asked.options else self.config.words
-        return Seams(cross=cross, text=[GlobalEdit(self.mapper, seen[0], words, asked.scales["global"])])
+        # What each photo's class token says, averaged over the photos of an object.
+        classes = [
+            tokens.unflatten(1, (-1, placed.people[0].features[name].tokens))[:, :, 0].mean(
+                dim=1, keepdim=True
+            )
+            for name, tokens in zip(self.encoders, seen[0], strict=True)
+        ]
+        return Seams(cross=cross, text=[GlobalEdit(self.mapper, classes, words, asked.scales["global"])])

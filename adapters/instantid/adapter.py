@@ -5,7 +5,6 @@ Paper: InstantID: Zero-shot Identity-Preserving Generation in Seconds (arXiv:240
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import struct
 import zlib
@@ -121,7 +120,7 @@ class InstantID(Adapter):
         sizes = {key: found.projector.config[key] for key in InstantIDConfig().projector_sizes()}
         if sizes["output_dim"] == SD15_CONTEXT:  # half the pixels of SDXL each way
             fields = {"resize_max_side": 640, "resize_min_side": 512, **fields}
-        config = dataclasses.replace(InstantIDConfig(**sizes), **fields)
+        config = InstantIDConfig.from_dict({**sizes, **fields})
         return cls(found.projector, found.cross_attention, identitynet or found.identitynet, config)
 
     def published(self) -> Published:
@@ -159,12 +158,19 @@ class InstantID(Adapter):
     def unconditional_tokens(self, people: Sequence[Identity] = (), noise: float = 0.0) -> Tensor:
         """What unconditional rows see: the projector applied to zeros, [1, num_tokens, output_dim].
 
+        To as many as ``people`` have vectors each (of several photos that are kept apart), as published.
         With ``noise`` to that many times uniform noise in 0..1 instead, whose seed is the sum of the people's
         features, so that the same people give the same picture. The ComfyUI port uses 0.35: guidance then
         leads away from a vague face instead of nobody, which burns less.
         """
         config = self.config
-        vector = torch.zeros(1, config.embedding_dim)
+        counts = {len(person.feature(config.encoder).values) for person in people} or {1}
+        if len(counts) > 1:
+            raise BadInput(
+                "people drawn together must each have the same number of photos (or merge='mean'), got "
+                f"{', '.join(map(str, sorted(counts)))}"
+            )
+        vector = torch.zeros(1, *counts, config.embedding_dim)
         if noise:
             total = sum(float(person.feature(config.encoder).values.sum()) for person in people)
             seed = zlib.crc32(struct.pack("<d", total))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.ip_adapter.config import IPAdapterConfig
-from idpersona.adapters.ip_adapter.convert import read_published
+from idpersona.adapters.ip_adapter.convert import published_file, read_published
 from idpersona.adapters.ip_adapter.modules import IPAdapterCrossAttention, IPAdapterProjector, LowRank
 from idpersona.adapters.key_values import check_geometry
 from idpersona.adapters.people import People, as_people, feature_rows
@@ -107,7 +106,11 @@ class IPAdapter(Adapter):
             )
         found = read_published(path, layers)
         adapter = cls(found.projector, found.cross_attention, found.lora)
-        values = adapter.config.to_dict() | {"shortcut": "plusv2" in Path(path).name.lower()} | fields
+        name = published_file(path).name.lower()
+        told: dict[str, Any] = {"shortcut": "plusv2" in name}
+        if adapter.kind == "plus" and "plus-face" in name:  # the same tensors as Plus, made for cut-out faces
+            told["image_encoder"] = "clip-h-face-penultimate"
+        values = adapter.config.to_dict() | told | fields
         adapter.config = IPAdapterConfig.from_dict(values)
         return adapter
 
@@ -190,7 +193,14 @@ class IPAdapter(Adapter):
             image = torch.tensor(encoder.nothing(), device=device)[None]
         return self.projector(image, face, shortcut=self.config.shortcut, shortcut_scale=structure)
 
+    def strengths(self, scale: float | Mapping[str, float]) -> dict[str, float]:
+        if isinstance(scale, Mapping) and "lora" in scale and self.lora is None:
+            raise BadInput(f"scale lora: this {self.name} has no LoRA")
+        return super().strengths(scale)
+
     def seams(self, asked: Asked) -> Seams:
+        if "structure" in asked.options and not (self.kind == "faceid-plus" and self.config.shortcut):
+            raise BadInput("structure is an option of FaceID-Plus v2 alone")
         placed, own, low = asked.placed, asked.scales["identity"], asked.scales["lora"]
         structure = {"structure": check_scale(asked.options.get("structure", 1.0), "structure")}
         unconditional = self.unconditional_tokens(**structure) if own or asked.layers else None

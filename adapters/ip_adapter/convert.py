@@ -177,19 +177,25 @@ def _low_rank(low: Mapping[str, Mapping[str, Mapping[str, Tensor]]], where: str)
     return fill(build(LowRank, {"geometry": geometry}, where), state, where)
 
 
+def published_file(path: str | os.PathLike[str]) -> Path:
+    """The file itself, or the only one of weights in a folder; CheckpointError when there is not one."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    files = sorted(file for pattern in WEIGHT_FILES for file in path.glob(pattern))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files[:4]) or "no file"
+        raise CheckpointError(f"{path} holds {found}: give the one IP-Adapter file that is meant")
+    return files[0]
+
+
 def read_published(path: str | os.PathLike[str], layers: Iterable[str]) -> Published:
     """Read a published file, or the only one in a folder; ``layers`` as for :func:`attention_from`.
 
     Raises:
         CheckpointError: nothing known is in it, several files are in the folder, or something does not fit.
     """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(file for pattern in WEIGHT_FILES for file in path.glob(pattern))
-        if len(files) != 1:
-            found = ", ".join(file.name for file in files[:4]) or "no file"
-            raise CheckpointError(f"{path} holds {found}: give the one IP-Adapter file that is meant")
-        path = files[0]
+    path = published_file(path)
     content = read_tensors(path)
     parts = []
     for name in ("image_proj", "ip_adapter"):

@@ -19,7 +19,7 @@ from idpersona.adapters.key_values import check_geometry
 from idpersona.adapters.people import People, as_people, feature_rows
 from idpersona.adapters.wplus.branch import ResidualBranch
 from idpersona.adapters.wplus.config import WPlusConfig
-from idpersona.adapters.wplus.convert import read_published
+from idpersona.adapters.wplus.convert import published_file, read_published
 from idpersona.adapters.wplus.directions import (
     Direction,
     WPlusDirections,
@@ -98,7 +98,7 @@ class WPlus(Adapter):
             "dim": mapper.config["dim"],
             "output_dim": mapper.config["output_dim"],
         }
-        if "stage1" in str(path):  # trained on faces alone, which need no delay
+        if "stage1" in published_file(path).name:  # trained on faces alone, which need no delay
             values["delay"] = 0.0
         return cls(mapper, attention, WPlusConfig.from_dict({**values, **fields}))
 
@@ -160,6 +160,11 @@ class WPlus(Adapter):
 
     def seams(self, asked: Asked) -> Seams:
         options, cross = asked.options, []
+        start = asked.start or options.get("delay", self.config.delay)
+        if start >= asked.end:
+            raise BadInput(
+                f"this {self.name} waits for {start:g} of the steps, and end is {asked.end:g}: give delay=0"
+            )
         amounts = parse_edits(options["edit"]) if "edit" in options else {}
         for place in asked.placed.places:
             people = place.people
@@ -173,7 +178,7 @@ class WPlus(Adapter):
                     scale=asked.scales["identity"],
                     scales=asked.layers,
                     mask=place.mask,
-                    start=asked.start or options.get("delay", self.config.delay),
+                    start=start,
                     end=asked.end,
                 )
             )

@@ -99,6 +99,17 @@ def cross_attention_from(
     return fill(build(WPlusCrossAttention, {"geometry": geometry}, where), renamed, where)
 
 
+def published_file(path: str | os.PathLike[str]) -> Path:
+    """The file itself, or the one of a known name in a folder. Raises CheckpointError when there is none."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    file = next((path / name for name in FILES if (path / name).is_file()), None)
+    if file is None:
+        raise CheckpointError(f"{path} holds no W+ adapter: there is no {', '.join(FILES)} in it")
+    return file
+
+
 def read_published(
     path: str | os.PathLike[str], *, layers: Iterable[str] | None = None, dim: int = ROW_DIM
 ) -> tuple[WPlusMapper, WPlusCrossAttention]:
@@ -107,12 +118,7 @@ def read_published(
     Raises:
         CheckpointError: nothing known is in it, or keys or shapes do not fit.
     """
-    path = Path(path)
-    if path.is_dir():
-        file = next((path / name for name in FILES if (path / name).is_file()), None)
-        if file is None:
-            raise CheckpointError(f"{path} holds no W+ adapter: there is no {', '.join(FILES)} in it")
-        path = file
+    path = published_file(path)
     mapper, attention = split_parts(read_tensors(path), str(path))
     return (
         mapper_from(mapper, f"{path} (w_proj)", dim=dim),

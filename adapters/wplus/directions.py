@@ -98,7 +98,7 @@ class WPlusDirections(ModelMixin, ConfigMixin):
 
 
 def read_direction(path: str | os.PathLike[str], rows: int, dim: int) -> Direction:
-    """One direction of a ``.npy``, ``.pt`` or ``.pth`` file.
+    """One direction of a ``.npy`` or ``.pt`` file.
 
     Its array is [1, dim], [rows, dim] or [1, rows, dim].
 
@@ -152,6 +152,9 @@ def read_ganspace(
     if parts["mean"].shape != (1, dim) or any(last > rows for _, _, _, last in named):
         width = parts["mean"].shape[-1]
         raise BadInput(f"{components} is of width {width}, this adapter's W+ is [{rows}, {dim}]")
+    beyond = [name for name, n, _, _ in named if n >= min(len(parts["comp"]), len(parts["std"]))]
+    if beyond:
+        raise BadInput(f"{table} names components that {components} does not hold: {', '.join(beyond[:3])}")
     return {
         name: Component(parts["mean"][0], parts["comp"][n, 0], float(parts["std"][n]), first, last)
         for name, n, first, last in named
@@ -175,9 +178,10 @@ def read_directions(folder: str | os.PathLike[str], rows: int, dim: int) -> dict
             found.setdefault(path.stem, read_direction(path, rows, dim))
     for path in pca:
         table = next(iter(sorted(path.parent.glob("*.csv"))), None)
-        if table is not None:
-            for name, direction in read_ganspace(path, table, rows, dim).items():
-                found.setdefault(name, direction)
+        if table is None:
+            raise BadInput(f"{path} holds components without names: put GANSpace's table (.csv) beside it")
+        for name, direction in read_ganspace(path, table, rows, dim).items():
+            found.setdefault(name, direction)
     if not found:
         raise BadInput(f"there are no directions (.npy, .pt, *_pca.pt with a .csv) in {folder}")
     return found

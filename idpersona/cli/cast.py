@@ -79,8 +79,8 @@ class Cast:
         }
         if request.persons:
             record["regions"] = [_describe(member.region, png) for member in self.members]
-        if request.mask:
-            record["mask"] = _describe(request.mask, png)
+        if request.masks:
+            record["masks"] = [_describe(mask, png) for mask in request.masks]
         return record
 
 
@@ -104,7 +104,7 @@ def read_cast(request: Request, reading: Reading, adapters: Sequence[str], peopl
             identity = _read([file], reading, people, request)
             warnings += [f"{file}: {warning}" for warning in identity.warnings]
         members.append(Member(identity, region, file))
-    if len({member.identity for member in members}) < len(members):
+    if len({identity_sha256(member.identity) for member in members}) < len(members):
         raise BadInput("--person names the same identity twice: a picture holds each person once")
     return Cast(tuple(members), tuple(warnings))
 
@@ -116,8 +116,7 @@ def _load(file: str, reading: Reading, adapters: Sequence[str], people: People) 
             f"{file} is of a face, and {adapters[0]} draws objects: read the photo as one, with a mask "
             f"(idpersona identify PHOTO --subject object --for {adapters[0]} --mask face -o {file})"
         )
-    for encoder in reading.encoders:
-        identity.feature(encoder, needed_by=adapters[0])
+    identity.require(reading.encoders, needed_by=", ".join(adapters))
     check_identity(identity, people, file)
     return identity
 
@@ -125,13 +124,14 @@ def _load(file: str, reading: Reading, adapters: Sequence[str], people: People) 
 def _read(photos: list[str], reading: Reading, people: People, request: Request) -> Identity:
     options: dict[str, Any] = {"subject": reading.subject, "consent": bool(request.consent)}
     if reading.subject == "face":
-        if request.mask:
+        if request.masks:
             raise BadInput("--mask is for adapters that draw objects, as anymaker")
         options["face"] = request.face
     else:
         if request.face is not None:
             raise BadInput("--face is for adapters that draw faces")
-        options["mask"] = request.mask or reading.mask
+        several = len(request.masks) > 1
+        options["mask"] = list(request.masks) if several else next(iter(request.masks), reading.mask)
     return read_allowed(photos, reading.encoders, people, **options)
 
 

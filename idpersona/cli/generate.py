@@ -36,9 +36,10 @@ def generate(
         ),
     ] = None,
     mask: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="FILE|HOW", help="Of an object in the photos: a picture, or alpha, face, segment, none."
+            metavar="FILE|HOW",
+            help="Of an object, one for each photo: a picture, or for all alpha, face, segment, none.",
         ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="What the picture shows.")] = None,
@@ -117,7 +118,6 @@ def generate(
     from idpersona.cli import arguments
     from idpersona.cli.output import result, spinner
     from idpersona.cli.request import Request, output_paths, recorded_request
-    from idpersona.errors import BadInput
     from idpersona.options import parse_options
     from idpersona.provenance import read_settings
 
@@ -126,7 +126,7 @@ def generate(
         photos=tuple(photo or ()),
         face=face,
         persons=tuple(person or ()),
-        mask=mask,
+        masks=tuple(mask or ()),
         consent=consent or None,
         prompt=prompt,
         negative=negative,
@@ -148,10 +148,7 @@ def generate(
     arguments.whole("-n", count, arguments.COUNT)
     if repeat is not None:
         request = request.over(recorded_request(read_settings(repeat), repeat, request)).checked()
-    if request.prompt is None:
-        raise BadInput("give --prompt, or --from PNG to repeat a picture")
-    if not (request.identity or request.photos or request.persons):
-        raise BadInput("give --identity FILE, --photo PHOTO or --person FILE@REGION: whose picture?")
+    request = request.complete()
     paths = output_paths(output, count, force=force)
 
     with spinner("reading who it is"):

@@ -51,8 +51,7 @@ def identify(
 ) -> None:
     """Read who is in the photos once, and keep it as a small safe file (no photo is stored in it)."""
     from idpersona.cli.output import note, reading, result
-    from idpersona.cli.weights import adapters_reading, check_base
-    from idpersona.encoders import encoder_weights
+    from idpersona.cli.weights import adapters_reading, check_base, reading_weights
     from idpersona.errors import BadInput
     from idpersona.images import check_output
     from idpersona.registry import require_commercial
@@ -71,12 +70,16 @@ def identify(
         how = how or (wanted.mask if subject == "object" else None)
     subject = subject or "face"
     if commercial:
-        require_commercial([encoder_weights(name) for name in names])
+        require_commercial(reading_weights(names, how if isinstance(how, list) else [how]))
+    people = load_people()
+    if adapter and subject == "face":
+        # What the registry compares people by is kept, too, so that the file can be checked when it is used.
+        names += [name for name in people.encoders if people.guards and name not in names]
     with reading(len(photos)) as on_photo:
         identity = read_allowed(
             photos,
             names,
-            load_people(),
+            people,
             subject=subject,
             face=face,
             mask=how,

@@ -9,12 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from idpersona.adapters import METHODS, adapter_class, check_options
+from idpersona.adapters import METHODS, adapter_class, check_options, is_place
 from idpersona.cli.cast import Cast, read_cast
 from idpersona.cli.output import note
 from idpersona.cli.request import Request, Scaled
 from idpersona.cli.sources import describe_folders, describe_source
-from idpersona.cli.weights import adapter_weight, adapters_reading, check_base, needed_weights
+from idpersona.cli.weights import (
+    adapter_weight,
+    adapters_reading,
+    check_base,
+    needed_weights,
+    reading_weights,
+)
 from idpersona.errors import BadInput
 from idpersona.hashing import folder_fingerprint
 from idpersona.identity import Identity
@@ -79,15 +85,18 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
     weights = [adapter_weight(name, base) for name, _ in wanted if name not in WEIGHTLESS]
     adapters = _adapters(wanted, request)
     names = [adapter.name for adapter in adapters]
+    reading = adapters_reading(names, base)
     if commercial:
-        require_commercial(needed_weights(base, names))
+        masks = list(request.masks or (reading.mask,)) if reading.subject == "object" else []
+        photos = bool(request.photos or request.persons)
+        read = reading_weights(reading.encoders, masks) if photos else []
+        require_commercial([*needed_weights(base, names), *read])
         if request.loras:
             raise BadInput("--commercial: the licences of LoRA files are not known to the registry")
     for weight in (WEIGHTS.get(base), *weights):
         if weight is not None:
             locate(weight.name)
     loras = tuple((_lora(text), 1.0 if weight is None else weight) for text, weight in request.loras)
-    reading = adapters_reading(names, base)
     people = load_people()
     cast = read_cast(request, reading, names, people)
     if require_consent:
@@ -203,7 +212,7 @@ def weights_record(names: Sequence[str]) -> dict[str, str]:
     """One digest for each set of weights: a pinned one's of its files' hashes, a folder's its fingerprint."""
     record = {}
     for name in names:
-        if name not in WEIGHTS and Path(name).is_dir():
+        if name not in WEIGHTS and is_place(name):
             record[name] = folder_fingerprint(Path(name))
         elif name in WEIGHTS and all(sha for sha, _ in get_weight(name).files.values()):
             pins = sorted(f"{path} {sha}" for path, (sha, _) in get_weight(name).files.items())

@@ -21,7 +21,7 @@ class Request:
     Attributes:
         identity: identity file. photos: photos to read instead. face: which face of them.
         persons: several people in one picture, each ``FILE@REGION``.
-        mask: of an object in the photos, a file or a way to find it.
+        masks: of an object in the photos: a way to find it for all, or files, one for each.
         consent: whether the person in the photos agreed.
         prompt, negative: texts.
         weighted: whether they are weighted text, of any length.
@@ -41,7 +41,7 @@ class Request:
     photos: tuple[str, ...] = ()
     face: int | None = None
     persons: tuple[str, ...] = ()
-    mask: str | None = None
+    masks: tuple[str, ...] = ()
     consent: bool | None = None
     prompt: str | None = None
     negative: str | None = None
@@ -86,7 +86,7 @@ class Request:
         for option, word in (
             *(("--photo", photo) for photo in self.photos),
             *(("--person", person) for person in self.persons),
-            ("--mask", self.mask),
+            *(("--mask", mask) for mask in self.masks),
             *(("--adapter", name) for name, _ in self.adapters),
             *(("--lora", name) for name, _ in self.loras),
             ("--identity", self.identity),
@@ -100,7 +100,19 @@ class Request:
             raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
         if sum(map(bool, (self.identity, self.photos, self.persons))) > 1:
             raise BadInput("give one of --identity, --photo and --person")
-        if self.mask and not self.photos:
+        return self
+
+    def complete(self) -> Request:
+        """Itself, when nothing is left open that a picture needs, and nothing contradicts the rest.
+
+        Raises:
+            BadInput: saying what is missing, or which options do not go together.
+        """
+        if self.prompt is None:
+            raise BadInput("give --prompt, or --from PNG to repeat a picture")
+        if not (self.identity or self.photos or self.persons):
+            raise BadInput("give --identity FILE, --photo PHOTO or --person FILE@REGION: whose picture?")
+        if self.masks and not self.photos:
             raise BadInput("--mask is for --photo; an identity file holds the subject alone already")
         if self.identity and self.consent:
             raise BadInput("--consent is for --photo; an identity file carries its own flag")
@@ -115,7 +127,7 @@ class Request:
         values = {field.name: getattr(recorded, field.name) for field in dataclasses.fields(self)}
         if self.identity or self.photos or self.persons:
             values |= {"identity": None, "photos": (), "face": None, "face_features": None, "consent": None}
-            values |= {"persons": (), "mask": None}
+            values |= {"persons": (), "masks": ()}
         if self.scale is not None:
             # Recorded adapters carry their own scale, which would win over the one asked for now.
             values["adapters"] = tuple((name, None) for name, _ in recorded.adapters)
@@ -154,7 +166,7 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         source = settings["identity"]
         replaced = bool(asked.identity or asked.photos or asked.persons)
         paths = [] if replaced else [find_source(entry, png) for entry in source["sources"]]
-        regions = [] if replaced else [_region(entry, png) for entry in source.get("regions", ())]
+        regions = [] if replaced else [_place(entry, png) for entry in source.get("regions", ())]
         pose = None if asked.pose else settings.get("pose")
         loras = () if asked.loras else settings.get("lora", ())
         if not settings["adapters"]:
@@ -168,7 +180,7 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
             identity=paths[0] if paths and source["from"] == "file" else None,
             photos=tuple(paths) if from_photos else (),
             persons=tuple(f"{path}@{region}" for path, region in zip(paths, regions, strict=False)),
-            mask=None if replaced else _region(source.get("mask"), png),
+            masks=() if replaced else tuple(_place(entry, png) for entry in source.get("masks", ())),
             face=source.get("face"),
             consent=source["consent"] if from_photos and paths else None,
             prompt=settings["prompt"],
@@ -200,11 +212,11 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         raise BadInput(f"the settings in {png} are damaged: {type(error).__name__} {error}") from error
 
 
-def _region(entry: Any, png: Path) -> str | None:
+def _place(entry: Any, png: Path) -> str:
     """A recorded region or mask: words as they are, a file where it lies now."""
     from idpersona.cli.sources import find_source
 
-    return find_source(entry, png) if isinstance(entry, dict) else entry
+    return find_source(entry, png) if isinstance(entry, dict) else str(entry)
 
 
 def _check_types(request: Request) -> None:
@@ -218,7 +230,6 @@ def _check_types(request: Request) -> None:
         "device": (str,),
         "dtype": (str,),
         "face": (int, type(None)),
-        "mask": (str, type(None)),
         "consent": (bool, type(None)),
     }.items():
         if type(getattr(request, name)) not in kinds:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from idpersona.adapters import is_place
 from idpersona.errors import BadInput, PhotoError, UnknownName
 from idpersona.hashing import folder_fingerprint
 from idpersona.images import SAMPLE_PREFIX, photo_sha256
@@ -30,11 +31,11 @@ def describe_source(name: str, png: Path) -> dict[str, Any]:
 
 
 def describe_folders(names: Iterable[str], png: Path) -> dict[str, str]:
-    """The folders among ``names`` of bases and adapters, as typed -> path from the picture's folder.
+    """The places among ``names`` of bases and adapters, as typed -> path from the picture's folder.
 
     Raises BadInput when a path cannot stand in a picture's settings.
     """
-    folders = [name for name in names if name not in WEIGHTS and Path(name).is_dir()]
+    folders = [name for name in names if name not in WEIGHTS and is_place(name)]
     return {_recordable(name): _relative(name, png) for name in folders}
 
 
@@ -60,7 +61,7 @@ def find_folder(name: str, settings: Mapping[str, Any], png: Path) -> str:
     if relative is None:
         return name
     places = {(png.resolve().parent / relative).resolve(): None, Path(name).resolve(): None}
-    here = [place for place in places if place.is_dir()]
+    here = [place for place in places if is_place(place)]
     if not here:
         raise BadInput(
             f"{png.name} was made with the folder '{name}', which is not here: put it back, or give --base "

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from idpersona.adapters import METHODS, Subject, adapter_class
-from idpersona.encoders import encoder_subject
+from idpersona.adapters import METHODS, Subject, adapter_class, is_place
+from idpersona.encoders import encoder_subject, encoder_weights
 from idpersona.errors import BadInput, MissingWeights, UnknownName
 from idpersona.registry import WEIGHTS, Weight, locate, weight_names
 
@@ -36,10 +36,13 @@ def adapter_weight(name: str, base: str) -> Weight | None:
         MissingWeights: there are no registered weights of this adapter for this base.
     """
     # As in load_adapter: a registered name means its weights, whatever folders lie around.
-    if Path(name).is_dir() and name not in METHODS and name not in WEIGHTS:
+    if is_place(name) and name not in METHODS and name not in WEIGHTS:
         return None
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise MissingWeights(f"no folder {name}: an adapter is {', '.join(METHODS)}, a folder, or a hub id")
+        raise MissingWeights(
+            f"no folder and no file {name}: an adapter is {', '.join(METHODS)}, a folder, a file of weights, "
+            "or a hub id"
+        )
     if name in WEIGHTS and WEIGHTS[name].kind == "adapter" and name not in METHODS:
         return WEIGHTS[name]
     if name not in METHODS:
@@ -134,7 +137,7 @@ def _mask_of(weight: Weight) -> str | None:
 
 
 def needed_weights(base: str, adapters: Sequence[str]) -> list[str]:
-    """All names whose licence matters for a picture: base, adapters, and what they need."""
+    """All names whose weights decide a picture: base, adapters, and what they need."""
     names = [base]
     for adapter in adapters:
         if adapter in METHODS and METHODS[adapter].weightless:
@@ -145,3 +148,10 @@ def needed_weights(base: str, adapters: Sequence[str]) -> list[str]:
         else:
             names += [weight.name, *(need for need in weight.needs if WEIGHTS[need].kind != "base")]
     return list(dict.fromkeys(names))
+
+
+def reading_weights(encoders: Sequence[str], masks: Sequence[str | None]) -> list[str]:
+    """Names of all weights that read photos: of encoders, their finders, and ways to find a mask."""
+    names = [weight for encoder in encoders for weight in encoder_weights(encoder)]
+    ways = {"face": "dlib", "segment": "mask2former"}
+    return list(dict.fromkeys([*names, *(ways[mask] for mask in masks if mask in ways)]))

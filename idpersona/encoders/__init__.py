@@ -59,11 +59,12 @@ for _name, _module, _function, _weights in (
     ("dlib", "dlib_face", "DlibFaceEncoder", None),
     ("antelopev2", "insightface_pack", "antelopev2", None),
     ("buffalo_l", "insightface_pack", "buffalo_l", None),
-    ("mini-vit", "published", "mini_vit", None),
-    ("clip-h", "published", "clip_h", None),
-    ("clip-h-face-penultimate", "published", "clip_h_face_penultimate", "clip-h"),
-    ("mini-wplus", "published", "mini_wplus", None),
-    ("e4e", "published", "e4e", None),
+    # Those without a detector of their own find faces by dlib.
+    ("mini-vit", "published", "mini_vit", ("mini-vit", "dlib")),
+    ("clip-h", "published", "clip_h", ("clip-h", "dlib")),
+    ("clip-h-face-penultimate", "published", "clip_h_face_penultimate", ("clip-h", "dlib")),
+    ("mini-wplus", "published", "mini_wplus", ("mini-wplus", "mini", "dlib")),
+    ("e4e", "published", "e4e", ("e4e", "dlib")),
 ):
     register_encoder(_name, _lazy(_module, _function), weights=_weights)
 for _name, _function, _weights in (

@@ -80,8 +80,10 @@ def ffhq_head() -> Crop:
 
     def cut(photo: Image.Image, keypoints: np.ndarray, side: int) -> Image.Image:
         mask = Image.fromarray((head_mask(photo.size, keypoints) * 255).astype(np.uint8))
-        white = Image.new("RGB", photo.size, BACKGROUND)
-        return ffhq_face(Image.composite(photo.convert("RGB"), white, mask), keypoints, side)
+        # Beyond the photo's border there is no head, although its last pixels are repeated there.
+        cut_mask = ffhq_face(mask, keypoints, side, beyond_edges=0).convert("L")
+        white = Image.new("RGB", (side, side), BACKGROUND)
+        return Image.composite(ffhq_face(photo, keypoints, side), white, cut_mask)
 
     return Crop(cut, "FFHQ alignment, head on white")
 
@@ -100,11 +102,16 @@ class AlignedFace:
     comparable = False
     measure: Measure = "cosine"
     threshold = 1.0
-    sure_score = 0.0
 
     def __init__(self, name: str, network: Network, crop: Crop, *, licence: str, finder: str = "dlib"):
         self.name, self.network, self.crop = name, network, crop
         self.finder, self.licence = finder, licence
+
+    @property
+    def sure_score(self) -> float:
+        """The finder's: from which score on it is sure that something is a face."""
+        finder: Any = get_encoder(self.finder)
+        return finder.sure_score
 
     @property
     def dim(self) -> int:

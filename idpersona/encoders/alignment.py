@@ -97,11 +97,14 @@ def frame_face(
     return _cut(image, similarity_transform(keypoints, target), size)
 
 
-def ffhq_face(image: Image.Image, keypoints: object, size: int) -> Image.Image:
+def ffhq_face(
+    image: Image.Image, keypoints: object, size: int, *, beyond_edges: int | None = None
+) -> Image.Image:
     """Cut a face as FFHQ's photos are (Karras et al., arXiv:1812.04948): RGB, ``size`` x ``size`` pixels.
 
     The crop stands upright on the line between the eyes and the mouth; its half side is the larger of twice
     the eye distance and 1.8 times the distance from eyes to mouth. Eye centres and mouth corners are enough.
+    ``beyond_edges`` is the grey value outside of the photo; None repeats its edges.
 
     Raises:
         BadInput: keypoints that lie on one spot.
@@ -121,11 +124,14 @@ def ffhq_face(image: Image.Image, keypoints: object, size: int) -> Image.Image:
     rotation = np.stack([right, below]) * (size / (2 * half))
     # Pixel centres of the crop: its first pixel covers the first part of the square.
     matrix = np.concatenate([rotation, (-rotation @ corner - 0.5)[:, None]], axis=1)
-    return _cut(image, matrix, size)
+    return _cut(image, matrix, size, beyond_edges)
 
 
-def _cut(image: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
-    """``size`` x ``size`` pixels where ``matrix`` float64 [2, 3] leads from the photo; edges are repeated."""
+def _cut(image: Image.Image, matrix: np.ndarray, size: int, beyond_edges: int | None = None) -> Image.Image:
+    """``size`` x ``size`` pixels where ``matrix`` float64 [2, 3] leads from the photo.
+
+    Beyond its edges they are repeated, or everything has the grey value that is given.
+    """
     import cv2
 
     shrink = int(1 / max(float(np.sqrt(abs(np.linalg.det(matrix[:, :2])))), 1e-6))
@@ -136,6 +142,11 @@ def _cut(image: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:
         shift = matrix[:, :2] @ np.full((2, 1), (shrink - 1) / 2)
         matrix = np.concatenate([matrix[:, :2] * shrink, matrix[:, 2:] + shift], axis=1)
     pixels = cv2.warpAffine(
-        np.asarray(photo), matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        np.asarray(photo),
+        matrix,
+        (size, size),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE if beyond_edges is None else cv2.BORDER_CONSTANT,
+        borderValue=(beyond_edges or 0,) * 3,
     )
     return Image.fromarray(pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ class _Entry:
     factory: Callable[..., Encoder]
     subject: Subject
     origin: str
-    weights: str
+    weights: tuple[str, ...]
 
 
 _ENTRIES: dict[str, _Entry] = {}
@@ -28,11 +28,15 @@ _LOCK = threading.RLock()
 
 
 def register_encoder(
-    name: str, factory: Callable[..., Encoder], *, subject: Subject = "face", weights: str | None = None
+    name: str,
+    factory: Callable[..., Encoder],
+    *,
+    subject: Subject = "face",
+    weights: str | Sequence[str] | None = None,
 ) -> None:
     """Make ``factory(**options)`` known as ``name``; warns, naming both origins, when the name is taken.
 
-    ``weights`` is the registry name of its weights where that is another one.
+    ``weights`` are the registry names of all weights that it uses, where that is not ``name`` alone.
     """
     if subject not in ("face", "object"):
         raise BadInput(f"subject must be 'face' or 'object', got {subject!r}")
@@ -41,7 +45,8 @@ def register_encoder(
         before = _ENTRIES.get(name)
         if before is not None and before.origin != origin:
             warnings.warn(f"encoder '{name}' of {before.origin} is replaced by {origin}", stacklevel=2)
-        _ENTRIES[name] = _Entry(factory, subject, origin, weights or name)
+        used = (weights,) if isinstance(weights, str) else tuple(weights or (name,))
+        _ENTRIES[name] = _Entry(factory, subject, origin, used)
         release_encoders(name)
 
 
@@ -57,8 +62,11 @@ def encoder_subject(name: str) -> Subject:
     return _ENTRIES[name].subject
 
 
-def encoder_weights(name: str) -> str:
-    """Registry name of an encoder's weights; UnknownName when there is no such encoder."""
+def encoder_weights(name: str) -> tuple[str, ...]:
+    """Registry names of all weights that an encoder uses, those by which it finds faces among them.
+
+    Raises UnknownName when there is no such encoder.
+    """
     encoder_subject(name)
     return _ENTRIES[name].weights
 

@@ -52,6 +52,7 @@ def read_identity(
     mask: Any = None,
     also: Sequence[str] = (),
     check: Check | None = None,
+    on_read: Callable[[Image.Image, str], object] | None = None,
     on_photo: Callable[[], object] | None = None,
 ) -> Identity:
     """Read who (or what) is in one or more photos of one subject.
@@ -73,6 +74,7 @@ def read_identity(
             them.
         check: called with every reading, each photo's and the joined one, and with what it was read from;
             what it raises ends the reading, whatever ``on_error`` says.
+        on_read: called with every photo that could be read, and its name; what it raises ends the reading.
         on_photo: called after each photo, read or left out, to show progress.
 
     Returns:
@@ -116,6 +118,8 @@ def read_identity(
             reason = str(error).replace(str(Path(name).expanduser()), "the photo").replace(name, "the photo")
             skipped.append(_printable(f"{label}left out: {reason}"))
         else:
+            if on_read:
+                on_read(opened.image, photo_name(photo))
             if check:
                 check(reading.identity, photo_name(photo))
             readings.append(reading)
@@ -126,7 +130,7 @@ def read_identity(
     if check and len(readings) > 1:
         check(joined, f"the mean of the {len(readings)} photos")
     # What touches whole photos comes first: of very many doubts the last are left out.
-    doubts = [*skipped, *_strangers(readings, encoders)]
+    doubts = [*skipped, *_strangers(readings, [*encoders, *extra])]
     doubts += [warning for reading in readings for warning in reading.identity.warnings]
     return Identity(
         kind=joined.kind,
@@ -221,8 +225,10 @@ def _masks(mask: Any, photos: int) -> list[Any]:
         if len(mask) != photos:
             raise BadInput(f"{len(mask)} masks for {photos} photos: give one for each")
         return list(mask)
-    if mask is not None and not isinstance(mask, str) and photos > 1:
-        raise BadInput(f"one mask for {photos} photos: give one for each")
+    from idpersona.encoders.subject import MASKS
+
+    if mask is not None and not (isinstance(mask, str) and mask in MASKS) and photos > 1:
+        raise BadInput(f"one mask for {photos} photos: give one for each, or one of {', '.join(MASKS)}")
     return [mask] * photos
 
 
@@ -271,10 +277,14 @@ def _same_face(found: Faces, wanted: Face, encoder: str, name: str) -> Face:
 
 
 def _strangers(readings: Sequence[_Reading], encoders: Sequence[Encoder]) -> list[str]:
-    """Photos that look like another person than the mean of the remaining ones, by the first face encoder."""
-    encoder = encoders[0]
-    if len(readings) < 2 or not isinstance(encoder, FaceEncoder) or not tells_people_apart(encoder):
+    """Photos that look like another person than the mean of the remaining ones.
+
+    Told by the first encoder, of those that read the photos, that can tell people apart.
+    """
+    able = [e for e in encoders if isinstance(e, FaceEncoder) and tells_people_apart(e)]
+    if len(readings) < 2 or not able:
         return []
+    encoder = able[0]
     vectors = np.stack([reading.vectors[encoder.name] for reading in readings])
     doubts = []
     for row, reading in enumerate(readings):

@@ -1,6 +1,7 @@
 """The subject of a photo by a segmentation model: the object that fills most of its middle.
 
-Mask2Former (Cheng et al., arXiv:2112.01527) trained on COCO, in the classes of ``transformers``. Any model of
+Mask2Former (Cheng et al., arXiv:2112.01527) trained on COCO, in the classes of ``transformers``; of its
+panoptic labels only things count. Any model of
 ``AutoModelForUniversalSegmentation`` with the same answers will do.
 """
 
@@ -22,6 +23,8 @@ SIDE = 384
 """Width and height in pixels at which photos are looked at."""
 SURE = 0.5
 """Least probability of an object."""
+COCO_PANOPTIC, COCO_THINGS = 133, 80
+"""Number of COCO's panoptic classes, and of the things among them, which come first (not sky, grass …)."""
 MIDDLE = 0.35
 """Spread of the weight that falls from the middle of a photo to its border, as a part of its side."""
 
@@ -58,7 +61,9 @@ def segment_subject(photo: Image.Image, folder: str | Path | None = None) -> np.
     pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() / 255
     found = model(pixel_values=((pixels - mean) / spread).to(model.device))
     # The last class means nothing at all.
-    sure = found.class_queries_logits[0].softmax(-1)[:, :-1].amax(-1)
+    classes = found.class_queries_logits[0].softmax(-1)[:, :-1]
+    things = classes[:, :COCO_THINGS] if classes.shape[1] == COCO_PANOPTIC else classes
+    sure = things.amax(-1)
     masks = found.masks_queries_logits[0].sigmoid()
     steps = [(torch.arange(n) + 0.5) / n - 0.5 for n in masks.shape[-2:]]
     near = torch.exp(-(steps[0][:, None].square() + steps[1][None].square()) / (2 * MIDDLE**2))

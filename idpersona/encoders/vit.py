@@ -22,6 +22,8 @@ from idpersona.encoders.files import sha256_of
 from idpersona.errors import MissingWeights, first_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Mean and spread of the colours that CLIP was trained with (arXiv:2103.00020)."""
 
 
 def all_tokens(model: Any, pictures: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ class TokenModel:
     Args:
         name: of the weights, for messages.
         folder: of ``transformers``, with ``config.json`` and safetensors; its ``preprocessor_config.json``
-            says mean and spread of the colours (ImageNet's where there is none).
+            says mean and spread of the colours (where there is none: CLIP's for CLIP, else ImageNet's).
         side: width and height of its pictures in pixels, for models that take several; None: the model's own.
         output: ``last`` hidden states, ``penultimate`` ones, or the one ``embed`` of CLIP's projection.
 
@@ -70,9 +72,8 @@ class TokenModel:
         """The network, loaded when it is first needed."""
         from transformers import AutoModel, CLIPVisionModel, CLIPVisionModelWithProjection
 
-        kind = json.loads((self.folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
         clip: Any = CLIPVisionModelWithProjection if self.output == "embed" else CLIPVisionModel
-        loader: Any = clip if kind.startswith("clip") else AutoModel
+        loader: Any = clip if self.is_clip else AutoModel
         try:
             model: Any = loader.from_pretrained(self.folder, dtype=torch.float32, local_files_only=True)
         except Exception as error:  # transformers and safetensors share no error type for a damaged folder
@@ -81,6 +82,12 @@ class TokenModel:
         if model.config.model_type == "vit_mae":
             model.config.mask_ratio = 0.0
         return model
+
+    @cached_property
+    def is_clip(self) -> bool:
+        """Whether its configuration is CLIP's."""
+        stated = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return str(stated.get("model_type", "")).startswith("clip")
 
     @property
     def side(self) -> int:
@@ -104,10 +111,9 @@ class TokenModel:
     def colours(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and spread that the red, green and blue of a picture in 0..1 are standardised by."""
         path = self.folder / "preprocessor_config.json"
-        if not path.is_file():
-            return IMAGENET
-        stated = json.loads(path.read_text(encoding="utf-8"))
-        return stated.get("image_mean", IMAGENET[0]), stated.get("image_std", IMAGENET[1])
+        usual = CLIP if self.is_clip else IMAGENET
+        stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return stated.get("image_mean", usual[0]), stated.get("image_std", usual[1])
 
     @property
     def weights_sha256(self) -> str:

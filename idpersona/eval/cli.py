@@ -204,7 +204,9 @@ def pairs(
     base: Base = "mini",
     adapter: Adapter = "instantid",
     judge: Judges = None,
-    count: Annotated[int, typer.Option("--pairs", min=1, help="Pictures of two people.")] = 50,
+    count: Annotated[
+        int | None, typer.Option("--pairs", min=1, help="Pictures of two people [default: 50].")
+    ] = None,
     scale: Scale = 1.0,
     settings: Settings = None,
     steps: Steps = None,
@@ -252,7 +254,7 @@ def pairs(
         plan,
         judges=judges,
         **tools,
-        pairs=min(count, plan.people // 2),
+        pairs=plan.people // 2 if quick and count is None else count or 50,
         scale=scale,
         cache=cache,
         settings=_names(base, adapter, batch, device, options),
@@ -274,7 +276,7 @@ def sliders(
         str, typer.Option(help="Attribute classifier: attr-judge, or labeler.")
     ] = "attr-judge",
     scale: Scale = 1.0,
-    people: People = 32,
+    people: Annotated[int | None, typer.Option(min=2, help="Number of people [default: 32].")] = None,
     settings: Settings = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -299,7 +301,7 @@ def sliders(
     from idpersona.eval.sliders import evaluate_sliders
     from idpersona.training.data.archives import PhotoStore
 
-    plan = _plan(protocol, quick, people=None if quick else people, steps=steps, guidance=guidance)
+    plan = _plan(protocol, quick, people=people or (None if quick else 32), steps=steps, guidance=guidance)
     folder, options = _folder(output, "sliders", quick, force), _options(adapter, settings)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}

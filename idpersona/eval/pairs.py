@@ -30,6 +30,7 @@ from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
 
 TOGETHER, ALONE = "together", "each alone"
+_SPARE = 8
 
 
 def evaluate_pairs(
@@ -56,11 +57,16 @@ def evaluate_pairs(
     """
     if studio.adapter is None or not judges:
         raise BadInput("measuring pairs needs an adapter and at least one judge")
-    needed = protocol.model_copy(update={"people": 2 * pairs})
+    # A few more than needed, in the place of those that the adapter cannot read.
+    needed = protocol.model_copy(update={"people": 2 * pairs + _SPARE})
     subjects, failures = gather_subjects(needed, store, finder, cache=cache, quiet=studio.quiet)
     actors, unread = cast_actors(studio.adapter, subjects, protocol, quiet=studio.quiet)
     if len(actors) < 2 * pairs:
-        raise BadInput(f"{pairs} pairs need {2 * pairs} people, {len(actors)} could be read")
+        raise BadInput(
+            f"{pairs} pairs need {2 * pairs} people, {len(actors)} could be read: ask for at most "
+            f"{len(actors) // 2} pairs"
+        )
+    actors = actors[: 2 * pairs]
     wide = studio.draw([_shot(actors, n, protocol, scale) for n in range(pairs)], "pairs")
     size = protocol.size
     halves = [half.crop((x, 0, x + size, size)) for half in wide for x in (0, size)]

@@ -40,7 +40,7 @@ IP_ADAPTERS = (
         "sd15",
         "h94/IP-Adapter:models",
         "ip-adapter-plus-face_sd15.safetensors",
-        "clip-h-penultimate",
+        "clip-h-face-penultimate",
     ),
     (
         "ip-adapter",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from idpersona.errors import BadInput, ConsentRequired, PersonRefused
-from idpersona.images import open_photo, photo_name
 from idpersona.safety.people import Match, People, cover
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ def _judge(matches: Sequence[Match], people: People, where: str, *, reference: b
 def check_identity(identity: Identity, people: People, where: str) -> list[Match]:
     """Check an identity that conditions a picture.
 
-    An object passes as long as no face encoder read it: what an identity file calls itself proves nothing.
+    An object has nothing by which people could be told apart; its photos are looked at when it is read
+    (:func:`read_allowed`), its file is refused.
 
     Returns:
         The (allowed) people it matches.
@@ -63,12 +63,13 @@ def check_identity(identity: Identity, people: People, where: str) -> list[Match
     """
     if not people.guards:
         return []
-    from idpersona.encoders import encoder_names
-
-    if identity.kind != "face" and not identity.features.keys() & set(encoder_names("face")):
-        return []
     for person in people.active:
         if not person.centroids.keys() & identity.features.keys():
+            if identity.kind != "face":
+                raise PersonRefused(
+                    f"{where} cannot be checked against the people registry: what is kept of an object does "
+                    "not tell who is in its photo; give the photos instead (--photo)"
+                )
             raise PersonRefused(
                 f"{where} cannot be checked against the people registry: it holds no "
                 f"'{min(person.centroids)}' feature; read the photos again with that --encoder too"
@@ -102,12 +103,10 @@ def read_allowed(
     if not people.guards:
         return read_identity(photos, encoder, **options)
     if options.get("subject", "face") != "face":
-        identity = read_identity(photos, encoder, **options)
         # An object's encoder does not tell people apart; whoever is in its photo is looked at all the same.
-        several: Any = photos if isinstance(photos, (list, tuple)) else [photos]
-        for photo in several:
-            check_picture(open_photo(photo), people, photo_name(photo))
-        return identity
+        return read_identity(
+            photos, encoder, on_read=lambda photo, where: check_photo(photo, people, where), **options
+        )
     return read_identity(
         photos,
         encoder,
@@ -130,6 +129,19 @@ def check_picture(picture: Image.Image, people: People, where: str = "the pictur
         if len(rows):
             matches += people.match(rows, encoder)
     return _judge(matches, people, where, reference=False)
+
+
+def check_photo(photo: Image.Image, people: People, where: str) -> list[Match]:
+    """Check every face in a photo that is a reference as a whole. A photo without a face passes.
+
+    Raises:
+        PersonRefused: a face matches a denied person, or nobody while others are denied.
+    """
+    matches: list[Match] = []
+    for encoder in people.encoders or ("dlib",):
+        for row in face_descriptors(photo, encoder):
+            matches += _judge(people.match(row[None], encoder), people, where, reference=True)
+    return matches
 
 
 def face_descriptors(picture: Image.Image, encoder: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from idpersona.errors import SeamError
+from idpersona.errors import SeamError, first_line
 
 
 @dataclass
@@ -47,13 +47,24 @@ class Call:
 
     def begin(self, sample: Tensor, timestep: Any) -> None:
         """Take over the inputs of a new forward pass."""
+        if sample.ndim != 4:
+            raise SeamError(
+                f"latents are [rows, channels, height, width], not {list(sample.shape)}: video pipelines are "
+                "not supported"
+            )
         self.rows = sample.shape[0]
         self.size = (sample.shape[-2], sample.shape[-1])
         self.device = sample.device
         self._timestep, self._now = timestep, None
         if self.pipe is None:
             return
-        self.guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        try:
+            self.guided = bool(self.pipe.do_classifier_free_guidance)
+        except AttributeError as error:
+            raise SeamError(
+                f"this {type(self.pipe).__name__} has not been called, its model is run by something else: "
+                f"attach to the pipeline that you call ({first_line(error)})"
+            ) from error
         # Every pipeline call sets its timesteps anew, so a new tensor object means a new call.
         timesteps = self.pipe.scheduler.timesteps
         if timesteps is not self._timesteps:
@@ -79,11 +90,15 @@ class Call:
             if self._first is None:
                 self._first = self._now  # image-to-image starts inside the list
         first = self._first or 0
-        count = getattr(self.pipe, "_num_timesteps", None) or len(self._values) - first
-        return self._now - first, int(count)
+        left = len(self._values) - first
+        return self._now - first, min(int(getattr(self.pipe, "_num_timesteps", None) or left), left)
 
     def _index(self) -> int:
         now = float(torch.as_tensor(self._timestep).flatten()[0])
+        begin = getattr(self.pipe.scheduler, "begin_index", None)
+        # Image-to-image begins inside the list, perhaps at the second of two equal timesteps.
+        if self._last < 0 and begin is not None and self._values[begin : begin + 1] == [now]:
+            return begin
         # Some schedulers list a timestep twice in a row: the one after the last is meant.
         following = self._last + 1
         if following < len(self._values) and self._values[following] == now:
@@ -107,7 +122,10 @@ class Call:
         """
         conditional = self.rows // 2 if self.guided else self.rows
         if conditional % items or (self.guided and self.rows % 2):
-            raise SeamError(f"{conditional} pictures cannot be shared among {items} identities")
+            raise SeamError(
+                f"{conditional} pictures cannot be shared among {items} identities: give one identity, or "
+                "one for each prompt"
+            )
         each = conditional // items
         shift = int(unconditional)
         own = [shift + row // each for row in range(conditional)]
@@ -137,9 +155,14 @@ def is_quiet(model: nn.Module) -> bool:
 def _check_pipeline(pipe: Any) -> None:
     kind = type(pipe)
     if not hasattr(kind, "do_classifier_free_guidance"):
-        raise SeamError(f"{kind.__name__} does not tell which rows are unconditional")
+        raise SeamError(
+            f"{kind.__name__} does not tell which rows are unconditional (it has no "
+            "do_classifier_free_guidance): use one of diffusers' own pipelines"
+        )
     if any(hasattr(kind, name) for name in ("do_perturbed_attention_guidance", "image_guidance_scale")):
         raise SeamError(f"{kind.__name__} guides by three passes in one batch, which is not supported")
+    if "Panorama" in kind.__name__:
+        raise SeamError(f"{kind.__name__} mixes its rows view by view, which is not supported")
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ def low_rank_scope(
                 layer = inner.get_submodule(branch.layer)
             except AttributeError:
                 raise SeamError(f"{type(inner).__name__} has no layer {branch.layer}") from None
-            stack.callback(layer.register_forward_hook(_hook(branch)).remove)
+            # First of all hooks: who takes the layer's output, as a host of branches does, gets it changed.
+            stack.callback(layer.register_forward_hook(_hook(branch), prepend=True).remove)
         stack.callback(model.register_forward_pre_hook(before).remove)
         yield

@@ -76,7 +76,10 @@ def mask_at(mask: Tensor, size: tuple[int, int], tokens: int, layer: str) -> Ten
     """
     grid = layer_grid(size, tokens)
     if grid is None:
-        raise SeamError(f"no mask can be laid over {layer}: {tokens} queries for a latent of {size}")
+        raise SeamError(
+            f"no mask can be laid over {layer}: {tokens} queries for a latent of {size}; leave mask and "
+            "regions out"
+        )
     return F.interpolate(mask, size=grid, mode="nearest").flatten(2).transpose(1, 2)
 
 

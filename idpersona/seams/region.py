@@ -67,9 +67,9 @@ class Regions:
         width, height = canvas
         mask, box = self._masks[number], self._boxes[number]
         if mask is not None:
-            if mask.shape[-2:] == (height, width):
-                return mask
-            return F.interpolate(mask, size=(height, width), mode="nearest")
+            if mask.shape[-2] <= height and mask.shape[-1] <= width:
+                return F.interpolate(mask, size=(height, width), mode="nearest")
+            return F.adaptive_max_pool2d(mask, (height, width))  # nothing thin is lost
         assert box is not None
         x, y, w, h = box
         if x < 0 or y < 0 or x + w > width or y + h > height:

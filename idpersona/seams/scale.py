@@ -54,7 +54,12 @@ def resolve_scales(
 
 def matching(layers: Sequence[str], pattern: str, what: str) -> list[str]:
     """The layers that a pattern (as for :func:`resolve_scales`) matches; BadInput if it matches none."""
-    hits = [n for n in layers if n == pattern or n.startswith(pattern + ".") or fnmatchcase(n, pattern)]
+    hits = matches(layers, pattern)
     if not hits:
         raise BadInput(f"{what} '{pattern}' matches no attention layer, e.g. {', '.join(layers[:2])}")
     return hits
+
+
+def matches(layers: Sequence[str], pattern: str) -> list[str]:
+    """The layers that a pattern matches, perhaps none."""
+    return [n for n in layers if n == pattern or n.startswith(pattern + ".") or fnmatchcase(n, pattern)]

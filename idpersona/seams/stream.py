@@ -1,7 +1,8 @@
 """A second stream: at every step the model also denoises other latents, whose keys and values can be read.
 
 The stream starts from the same noise, has a scheduler state of its own, and is what the pipeline would draw
-without any adapter. It costs one more pass of the model for each step that needs it.
+without any adapter; residuals of the pipeline's own ControlNets are those of the picture. It costs one more
+pass of the model for each step that needs it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ class SecondStream:
 
     Args:
         pipe: a diffusers pipeline with ``unet``, ``scheduler`` and ``guidance_scale``.
-        start, end: the window of steps in which it is read; it runs from the first step to the window's end.
+        end: of the window of steps in which it is read, as a fraction; it runs from the first step on.
 
     Schedulers that add noise at every step get noise of the stream's own, the same in every call. Options of
     the pipeline's call that go to the scheduler (``eta``) do not reach the stream.
     """
 
-    def __init__(self, pipe: Any, *, start: float = 0.0, end: float = 1.0):
-        self.pipe, self.start, self.end = pipe, start, end
+    def __init__(self, pipe: Any, *, end: float = 1.0):
+        self.pipe, self.end = pipe, end
         self.call = Call(pipe)
         self.recording = False
         self.latents: Tensor | None = None
@@ -63,14 +64,19 @@ class SecondStream:
         try:
             with quiet_pass(model):
                 given = torch.cat([scaled.to(sample.dtype), sample[:, channels:]], dim=1)
-                rest = {name: inputs[name] for name in inputs if name not in ("sample", "timestep")}
-                velocity = model(given, timestep, **rest | {"return_dict": False})[0]
+                # diffusers' models empty the lists of residuals that they are given.
+                rest = {
+                    name: list(value) if isinstance(value, list) else value
+                    for name, value in inputs.items()
+                    if name not in ("sample", "timestep")
+                }
+                predicted = model(given, timestep, **rest | {"return_dict": False})[0]
         finally:
             self.recording = False
         if call.guided:
-            velocity = self._guided(*velocity.chunk(2))
+            predicted = self._guided(*predicted.chunk(2))
         step_options = {"generator": self._generator} if self._generator is not None else {}
-        self.latents = scheduler.step(velocity, timestep, latents, **step_options, return_dict=False)[0]
+        self.latents = scheduler.step(predicted, timestep, latents, **step_options, return_dict=False)[0]
 
     def _begin(self, sample: Tensor, timestep: Any) -> None:
         self._run = self.call.run
@@ -116,8 +122,15 @@ def stream_scope(model: nn.Module, streams: Sequence[SecondStream]) -> Iterator[
     inner = getattr(model, "_orig_mod", model)
     names = list(inspect.signature(inner.forward).parameters)
     for stream in streams:
-        if not hasattr(type(stream.pipe), "guidance_scale"):
-            raise SeamError(f"{type(stream.pipe).__name__} does not tell its guidance_scale")
+        kind = type(stream.pipe)
+        if not hasattr(kind, "guidance_scale"):
+            raise SeamError(f"{kind.__name__} does not tell its guidance_scale, which a second stream needs")
+        blends = "mask_image" in inspect.signature(kind.__call__).parameters
+        if blends and inner.config["in_channels"] == stream.pipe.vae.config["latent_channels"]:  # type: ignore[index]
+            raise SeamError(
+                f"{kind.__name__} puts the known picture back after every step, which a second stream cannot "
+                "follow: do without it, scale={'mixed': 0, …}, or take a base made for inpainting"
+            )
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if is_quiet(model):

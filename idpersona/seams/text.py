@@ -147,8 +147,14 @@ class _Host:
 
     def encode(self, pipe: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         found = self.original(*args, **kwargs)
-        embeds = TextEmbeds(*found)
         context = self._context(pipe, self.signature.bind_partial(*args, **kwargs).arguments)
+        width = context.encoders[-1].columns.stop if context.encoders else 0
+        if len(found) not in (2, 4) or found[0].shape[-1] != width:
+            raise SeamError(
+                f"{type(pipe).__name__} encodes prompts in another way than Stable Diffusion 1, 2 and XL: "
+                "they cannot be edited"
+            )
+        embeds = TextEmbeds(*found)
         for edit in self.edits:
             edited = edit.edit(embeds, context)
             _tell(edit.name, embeds.prompt, edited.prompt)
@@ -158,7 +164,7 @@ class _Host:
     def _context(self, pipe: Any, given: dict[str, Any]) -> TextContext:
         def encode(text: str) -> TextEmbeds:
             options: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-            options |= {name: given[name] for name in ("device", "clip_skip") if name in given}
+            options |= {name: given[name] for name in ("device", "clip_skip", "lora_scale") if name in given}
             return TextEmbeds(*self.original(prompt=text, **options))
 
         places = getattr(self.original, "places_words", True)

@@ -8,9 +8,12 @@ from torch import nn
 
 from idpersona.adapters.ip_adapter.adapter import FaceID, IPAdapter
 from idpersona.adapters.ip_adapter.modules import IPAdapterCrossAttention, IPAdapterProjector, LowRank
+from idpersona.adapters.layer_numbers import place_of
 from idpersona.seams.layers import attention_layers
 
 IMAGE_DIM, FACE_DIM, RANK = 24, 32, 4
+_PUBLISHED = {"image_embeds": "proj", "norm": "norm"}
+"""Names of diffusers' ``ImageProjection`` -> names in the published file."""
 
 
 def _loud(module: nn.Module) -> None:
@@ -58,3 +61,28 @@ def tiny_faceid(unet: UNet2DConditionModel, *, seed: int = 0) -> FaceID:
             if ".up." in name:
                 weight.data *= 0.2  # a change, not a new model
     return FaceID(projector.eval(), attention.eval(), lora.eval())
+
+
+def published(adapter: IPAdapter, unet: nn.Module) -> dict[str, dict[str, torch.Tensor]]:
+    """``adapter`` in the layout of the published files, after their description and not after our reader."""
+    selves = sorted(attention_layers(unet, cross=False), key=place_of)
+    crossings = sorted(attention_layers(unet, cross=True), key=place_of)
+    numbers = {name: 2 * n for n, name in enumerate(selves)}
+    numbers |= {name: 2 * n + 1 for n, name in enumerate(crossings)}
+    projection = {}
+    for key, value in adapter.projector.projection.state_dict().items():
+        if adapter.kind == "base":
+            head, _, rest = key.partition(".")
+            projection[f"{_PUBLISHED[head]}.{rest}"] = value
+        else:
+            named = key.replace("ff.net.0.proj", "proj.0").replace("ff.net.2", "proj.2")
+            projection[named] = value
+    layers: dict[str, torch.Tensor] = {}
+    for key, value in adapter.cross_attention.state_dict().items():
+        layer, part = key.rsplit(".", 2)[0], key.split(".")[-2]
+        layers[f"{numbers[layer]}.{part}.weight"] = value
+    if adapter.lora is not None:
+        for key, value in adapter.lora.state_dict().items():
+            layer, projected, half, _ = key.rsplit(".", 3)
+            layers[f"{numbers[layer]}.{projected}_lora.{half}.weight"] = value
+    return {"image_proj": projection, "ip_adapter": layers}

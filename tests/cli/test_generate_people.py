@@ -76,6 +76,14 @@ def test_regions_that_are_none_are_refused(alone, me, tmp_path, region, told):
     assert not (tmp_path / "a.png").exists()
 
 
+def test_the_same_person_twice_is_known_by_its_features(alone, me, tmp_path):
+    again = tmp_path / "again.safetensors"
+    same = Identity.load(me)
+    Identity("face", same.features, same.keypoints, same.image_size, consent=True).save(again)
+    people = ("--person", f"{me}@0,0,32,64", f"{again}@32,0,32,64")
+    alone(*people, "-o", tmp_path / "a.png").refused("same identity twice")
+
+
 def test_people_that_contradict_each_other(alone, draw, me, tmp_path):
     out = ("-o", tmp_path / "a.png")
     alone("--person", f"{me}@0,0,32,64", f"{me}@32,0,32,64", *out).refused("same identity twice")
@@ -117,3 +125,35 @@ def test_an_object_is_read_with_a_mask(run, tmp_path):
     assert thing.kind == "object" and thing.features["mini-vit-object"].tokens == 257
     run(*words, "--mask", "alpha", "-o", tmp_path / "p.safetensors").refused("no transparency")
     assert json.loads(run(*words, "--mask", "none", "--json", "-o", tmp_path / "q.safetensors").done().out)
+
+
+def test_an_adapter_can_be_a_file(run, tmp_path, monkeypatch):
+    """A published file with its base, also when the picture is repeated from another folder."""
+    import torch
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from idpersona.encoders import release_encoders
+    from idpersona.testing import tiny_components
+    from idpersona.testing.ip_adapter import IMAGE_DIM, published, tiny_ip_adapter
+
+    pipe = StableDiffusionPipeline(**tiny_components("sd15"), requires_safety_checker=False)
+    pipe.save_pretrained(tmp_path / "base")
+    torch.save(published(tiny_ip_adapter(pipe.unet), pipe.unet), tmp_path / "ip-adapter_tiny.bin")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    clip = CLIPVisionConfig(image_size=32, patch_size=16, projection_dim=IMAGE_DIM, **sizes)
+    CLIPVisionModelWithProjection(clip).save_pretrained(tmp_path / "weights" / "clip-h")
+    monkeypatch.setenv("IDPERSONA_WEIGHTS", str(tmp_path / "weights"))
+    release_encoders()
+    monkeypatch.chdir(tmp_path)
+    words = ("generate", "--photo", "sample:astronaut", "--base", "./base", "--prompt", "a man", "--steps", 1)
+    words += ("--device", "cpu")
+    missing = run(*words, "--adapter", "./ip-adapter_other.bin", "-o", "a.png")
+    missing.refused("no folder and no file ./ip-adapter_other.bin")
+    run(*words, "--adapter", "./ip-adapter_tiny.bin", "--mask", "none", "-o", "a.png").done()
+    monkeypatch.chdir(tmp_path.parent)
+    again = tmp_path / "again.png"
+    told = run("generate", "--from", tmp_path / "a.png", "-o", again).done()
+    assert "not as when" not in told.err
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(again))
+    release_encoders()

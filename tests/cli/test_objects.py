@@ -78,7 +78,7 @@ def test_objects_from_photo_to_picture(run, tiny, photos, weights, anymaker, tmp
         out = tmp_path / f"{name}.png"
         run(*base, "--photo", first, "--mask", "segment", "-o", out).done()
         pictures[name] = np.asarray(Image.open(out))
-        assert read_settings(out)["identity"]["mask"] == "segment"
+        assert read_settings(out)["identity"]["masks"] == ["segment"]
     names = list(pictures)
     for one, other in pairwise(names):
         assert np.abs(pictures[one].astype(int) - pictures[other]).max() > 8
@@ -103,6 +103,29 @@ def test_objects_by_way_of_a_file(run, tiny, photos, weights, anymaker, tmp_path
     assert unnamed.status == 2 and "does not name the object" in unnamed.err
     assert not (tmp_path / "b.png").exists()
     run(*base, "--set", "word=table", "--prompt", "a table", "-o", tmp_path / "c.png").done()
+
+
+def test_another_mask_for_a_picture_that_is_repeated(run, tiny, photos, weights, anymaker, tmp_path):
+    first = next(iter(photos.values()))[0]
+    base = ("generate", "--base", tiny / "base", "--adapter", anymaker, "--steps", 1, "--prompt", "an object")
+    run(*base, "--device", "cpu", "--photo", first, "--mask", "none", "-o", tmp_path / "a.png").done()
+    Image.new("L", Image.open(first).size, 255).save(tmp_path / "mask.png")
+    repeat = ("generate", "--from", tmp_path / "a.png", "--mask", tmp_path / "mask.png")
+    run(*repeat, "-o", tmp_path / "b.png").done()
+    assert read_settings(tmp_path / "b.png")["identity"]["masks"][0]["path"] == "mask.png"
+    run("generate", "--from", tmp_path / "b.png", "-o", tmp_path / "c.png").done()
+    drawn = [np.asarray(Image.open(tmp_path / name)) for name in ("b.png", "c.png")]
+    assert np.array_equal(*drawn)
+    both = ("--photo", first, first, "--mask", tmp_path / "mask.png")
+    run(*base, *both, "-o", tmp_path / "d.png").refused("one mask for 2 photos")
+
+
+def test_commercial_use_counts_what_finds_the_mask(run, photos, tmp_path):
+    words = ("generate", "--base", "sdxl", "--adapter", "ip-adapter", "--prompt", "a cup", "--commercial")
+    first = next(iter(photos.values()))[0]
+    run(*words, "--photo", first, "--mask", "segment", "-o", tmp_path / "a.png").refused("mask2former")
+    words = ("identify", first, "--encoder", "clip-h", "--commercial", "-o", tmp_path / "a.safetensors")
+    run(*words).refused("dlib")
 
 
 def test_without_a_mask_an_object_has_a_background(run, tiny, photos, weights, anymaker, tmp_path):

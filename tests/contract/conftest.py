@@ -59,6 +59,10 @@ class Row:
     strong: float = 2.0
     lacks: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if "net" not in self.seams:
+            self.lacks.setdefault("test_all_keypoints_are_on_one_canvas", "draws no keypoints")
+
     def person(self, seed: int) -> Identity | None:
         """Somebody (or something) made up, or None for an adapter that keeps no identity."""
         if not self.features:
@@ -220,6 +224,12 @@ def _decor(base: str) -> Row:
                 "test_features_of_another_size",
                 "test_a_region_outside_of_the_canvas_or_empty",
                 "test_somebody_who_is_nobody",
+                "test_one_person_on_the_whole_canvas_is_the_single_person_path",
+                "test_each_person_acts_in_its_own_region_only",
+                "test_two_people_differ_from_one_and_leave_no_trace",
+                "test_pictures_of_a_batch_each_hold_everybody",
+                "test_regions_that_are_none",
+                "test_regions_and_a_mask_are_one_too_many",
             ),
             "keeps no identity",
         ),

@@ -11,7 +11,7 @@ import torch
 
 from idpersona.adapters import load_adapter
 from idpersona.adapters.loading import base_family
-from idpersona.errors import BadInput, MissingWeights, UnknownName
+from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownName
 from idpersona.seams.mask import as_mask
 
 
@@ -76,3 +76,31 @@ def test_a_part_that_is_gone_is_not_kept_in_the_folder(row: Any, tmp_path: Path)
 def test_what_is_no_mask_is_refused(mask: Any) -> None:
     with pytest.raises(BadInput):
         as_mask(mask)
+
+
+def test_a_folder_without_a_known_file_says_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "ip-adapter_sd15.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"no adapter.*models/ip-adapter_sd15\.bin: give one of these"):
+        load_adapter(tmp_path)
+
+
+def test_options_of_attach_are_not_for_loading() -> None:
+    with pytest.raises(BadInput, match="decor has nothing to load: give words to attach"):
+        load_adapter("decor", words="hat")
+
+
+def test_loading_for_a_base_that_is_offloaded_piece_by_piece(row: Any, new_row: Any, tmp_path: Path) -> None:
+    """Its U-Net lies on the meta device between the calls; the adapter's weights must not follow it."""
+    from accelerate import cpu_offload
+
+    own = new_row(row)
+    with own.attach(own.person(1)):
+        expected = own.draw()
+    folder = own.adapter.save_pretrained(tmp_path)
+    cpu_offload(own.pipe.unet, torch.device("cpu"))
+    assert own.pipe.unet.device.type == "meta"
+    loaded = load_adapter(folder, base=own.pipe)
+    assert {weight.device.type for part in loaded.parts.values() for weight in part.parameters()} <= {"cpu"}
+    with own.attach(own.person(1), adapter=loaded):
+        assert torch.allclose(own.draw(), expected, atol=1e-5)

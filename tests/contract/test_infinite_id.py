@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from idpersona.adapters.infinite_id.adapter import CHEAP_END
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, SeamError
 from idpersona.identity import Feature, Identity
 from idpersona.seams.self_attention import self_layers
 from idpersona.testing import tiny_components
@@ -192,3 +193,42 @@ def test_as_a_pipeline(pipe: Any, adapter: Any) -> None:
     drawn = call("a man", generator=torch.Generator().manual_seed(3), **options).images
     assert torch.equal(drawn, expected)
     assert not pipe.unet._forward_pre_hooks
+
+
+def test_no_second_stream_beside_an_inpainting_that_blends(adapter: Any, pipe: Any) -> None:
+    from diffusers import AutoPipelineForInpainting
+
+    blending = AutoPipelineForInpainting.from_pipe(pipe)
+    with pytest.raises(SeamError, match=r"puts the known picture back.*'mixed': 0"):
+        adapter.attach(blending, person(1)).__enter__()
+    with adapter.attach(blending, person(1), scale={"mixed": 0.0}):
+        pass
+
+
+def test_a_pass_leaves_the_lists_that_it_is_given(adapter: Any, pipe: Any) -> None:
+    """diffusers' models empty the list of a T2I-Adapter's residuals; the stream's pass comes first."""
+    left: list[int] = []
+    forward = pipe.unet.forward
+
+    @functools.wraps(forward)
+    def empties(*args: Any, down_intrablock_additional_residuals: Any = None, **kwargs: Any) -> Any:
+        if down_intrablock_additional_residuals is not None:
+            left.append(len(down_intrablock_additional_residuals))
+            down_intrablock_additional_residuals.clear()
+        return forward(*args, **kwargs)
+
+    def give(_module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        kwargs.setdefault("down_intrablock_additional_residuals", [torch.zeros(1)])
+        return args, kwargs
+
+    handle = pipe.unet.register_forward_pre_hook(give, with_kwargs=True)
+    pipe.unet.forward = empties
+    try:
+        with adapter.attach(pipe, person(1)):
+            handle.remove()
+            handle = pipe.unet.register_forward_pre_hook(give, with_kwargs=True, prepend=True)
+            draw(pipe)
+    finally:
+        handle.remove()
+        del pipe.unet.forward
+    assert left and set(left) == {1}

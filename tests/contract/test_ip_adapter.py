@@ -9,19 +9,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import AttnProcessor2_0
 from safetensors.torch import save_file
 
 from idpersona.adapters import load_adapter
-from idpersona.adapters.layer_numbers import place_of
-from idpersona.errors import CheckpointError
+from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Feature, Identity
-from idpersona.seams.layers import attention_layers
 from idpersona.testing import tiny_components
-from idpersona.testing.ip_adapter import FACE_DIM, IMAGE_DIM, tiny_faceid, tiny_ip_adapter
+from idpersona.testing.ip_adapter import FACE_DIM, IMAGE_DIM, published, tiny_faceid, tiny_ip_adapter
 
 CLASSES: dict[str, Any] = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-_PUBLISHED = {"image_embeds": "proj", "norm": "norm"}
-"""Names of diffusers' ``ImageProjection`` -> names in the published file."""
 
 
 def new_pipe(kind: str) -> Any:
@@ -38,31 +35,6 @@ def pipe(request: pytest.FixtureRequest) -> Any:
 
 def kind_of(pipe: Any) -> str:
     return "sdxl" if isinstance(pipe, StableDiffusionXLPipeline) else "sd15"
-
-
-def published(adapter: Any, unet: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """The layout of the published files, written from their description and not from our reader."""
-    selves = sorted(attention_layers(unet, cross=False), key=place_of)
-    crossings = sorted(attention_layers(unet, cross=True), key=place_of)
-    numbers = {name: 2 * n for n, name in enumerate(selves)}
-    numbers |= {name: 2 * n + 1 for n, name in enumerate(crossings)}
-    projection = {}
-    for key, value in adapter.projector.projection.state_dict().items():
-        if adapter.kind == "base":
-            head, _, rest = key.partition(".")
-            projection[f"{_PUBLISHED[head]}.{rest}"] = value
-        else:
-            named = key.replace("ff.net.0.proj", "proj.0").replace("ff.net.2", "proj.2")
-            projection[named] = value
-    layers: dict[str, torch.Tensor] = {}
-    for key, value in adapter.cross_attention.state_dict().items():
-        layer, part = key.rsplit(".", 2)[0], key.split(".")[-2]
-        layers[f"{numbers[layer]}.{part}.weight"] = value
-    if adapter.lora is not None:
-        for key, value in adapter.lora.state_dict().items():
-            layer, projected, half, _ = key.rsplit(".", 3)
-            layers[f"{numbers[layer]}.{projected}_lora.{half}.weight"] = value
-    return {"image_proj": projection, "ip_adapter": layers}
 
 
 def person(name: str, dim: int) -> Identity:
@@ -132,6 +104,49 @@ def test_faceid_equals_diffusers(pipe: Any, tmp_path: Path) -> None:
     assert largest(draw(other), base) > 1e-2
     assert torch.equal(base, draw(new_pipe(kind_of(pipe))))
     assert not hasattr(pipe.unet, "peft_config")
+
+
+def test_faceid_on_a_processor_that_is_not_ours_to_repeat(pipe: Any) -> None:
+    """The identity's query holds FaceID's own change of to_q there, too, whoever came first."""
+
+    class Own(AttnProcessor2_0):
+        pass
+
+    faceid, who = tiny_faceid(pipe.unet), person("buffalo_l", FACE_DIM)
+    stock = dict(pipe.unet.attn_processors)
+    with faceid.attach(pipe, who, scale=2.0):
+        expected = draw(pipe)
+    other = tiny_ip_adapter(pipe.unet)
+    try:
+        pipe.unet.set_attn_processor(Own())
+        with faceid.attach(pipe, who, scale=2.0):
+            assert largest(draw(pipe), expected) < 1e-3
+        first = other.attach(pipe, person("clip-h-embed", IMAGE_DIM))
+        with first, faceid.attach(pipe, who, scale=2.0):
+            both = draw(pipe)
+    finally:
+        pipe.unet.set_attn_processor(stock)
+    with other.attach(pipe, person("clip-h-embed", IMAGE_DIM)), faceid.attach(pipe, who, scale=2.0):
+        assert largest(draw(pipe), both) < 1e-3
+
+
+def test_what_a_file_is_stands_in_its_own_name(pipe: Any, tmp_path: Path) -> None:
+    """Not in that of the folder it lies in."""
+    (tmp_path / "faceid-plusv2").mkdir()
+    file = tmp_path / "faceid-plusv2" / "ip-adapter-faceid_tiny.bin"
+    torch.save(published(tiny_faceid(pipe.unet), pipe.unet), file)
+    for place in (file, file.parent):
+        assert load_adapter(place, base=pipe).config.shortcut is False
+
+
+def test_parts_and_options_that_are_not_there_are_refused(pipe: Any) -> None:
+    plain, who = tiny_ip_adapter(pipe.unet), person("clip-h-embed", IMAGE_DIM)
+    with pytest.raises(BadInput, match="has no LoRA"):
+        plain.attach(pipe, who, scale={"lora": 0.5}).__enter__()
+    with pytest.raises(BadInput, match="FaceID-Plus v2 alone"):
+        tiny_faceid(pipe.unet).attach(pipe, person("buffalo_l", FACE_DIM), structure=0.5).__enter__()
+    with pytest.raises(BadInput, match=r"names its parts .identity, lora. or layers.*'identitty' is neither"):
+        plain.attach(pipe, who, scale={"identitty": 0.5}).__enter__()
 
 
 def test_a_file_of_another_base_is_refused(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_pairs_end_to_end(
     evaluate_pairs(wide, studio, protocol, **tools, pairs=2)
     assert wide.drawn == 2 and studio.drawn == 4, "a second run must take every picture from the cache"
     assert [path.suffix for path in report.write(tmp_path)] == [".json", ".md", ".png"]
-    with pytest.raises(BadInput, match="3 pairs need 6 people"):
+    with pytest.raises(BadInput, match="3 pairs need 6 people, 5 could be read: ask for at most 2 pairs"):
         evaluate_pairs(wide, studio, protocol, **tools, pairs=3)
     bare = Studio(studio.pipe, steps=1, guidance=2.0, size=64, quiet=True)
     with pytest.raises(BadInput, match="needs an adapter"):

@@ -149,7 +149,11 @@ def test_infinite_id_is_trained_without_the_text(recipe_of):
 
 def test_wplus_has_one_prompt_and_then_captions(recipe_of, trained):
     batch = (first := build(recipe_of("wplus"))).data.batch(KEY)
-    assert len({tuple(row) for row in first.captions(batch).tolist()}) == 1
+    told = {
+        bool(text): tuple(ids) for text, ids in zip(batch.texts, first.captions(batch).tolist(), strict=True)
+    }
+    assert len({tuple(row) for row in first.captions(batch).tolist()}) == len(told)
+    assert told[True] == tuple(first.stage_1_ids[0].tolist())
     start = trained("wplus") / "wplus"
     second = build(recipe_of("wplus", stage=2, init_from=str(start)))
     assert torch.equal(second.captions(batch), batch.token_ids)

@@ -30,7 +30,7 @@ from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, Predict, denoise, draw
-from idpersona.training.objectives.diffusion_data import CaptionedFaces
+from idpersona.training.objectives.diffusion_data import PERIOD, CaptionedFaces
 from idpersona.training.objectives.likeness import Likeness
 from idpersona.training.weights import channels_last, require_folder
 
@@ -108,14 +108,15 @@ class InjectionBatch:
         """The same batch with its tensors on ``device``."""
         return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
 
-    def first(self, rows: int) -> InjectionBatch:
-        """Its first ``rows`` rows."""
-        key = replace(self.key, indices=list(self.key.indices)[:rows])
+    def of_share(self, share: float) -> InjectionBatch:
+        """The first ``share`` of every ``PERIOD`` sample indices, however many processes share a step."""
+        indices = list(self.key.indices)
+        rows = [n for n, index in enumerate(indices) if index % PERIOD < round(PERIOD * share)]
         return replace(
             self,
-            key=key,
-            texts=self.texts[:rows],
-            **{name: value[:rows] for name, value in self._tensors().items()},
+            key=replace(self.key, indices=[indices[n] for n in rows]),
+            texts=tuple(self.texts[n] for n in rows),
+            **{name: value[rows] for name, value in self._tensors().items()},
         )
 
     def _tensors(self) -> dict[str, Any]:
@@ -266,14 +267,15 @@ class InjectionObjective(Objective):
             return []
         known = step.signal() * batch.somebody.float()
         terms = [("unlike", 1.0, self.likeness.to_photos(step.estimate(), latents, known))]
-        rows = round(self.config.drawn * len(latents))
-        if rows and batch.key.step >= self.config.drawn_from:
-            part = batch.first(rows)
+        if self.config.drawn and batch.key.step >= self.config.drawn_from:
+            part = batch.of_share(self.config.drawn)
+            if not len(part.texts):
+                return terms
             predict = self._predictor(part, self.encode(part))
             own = draw(predict, tuple(latents.shape[1:]), part.key, latents.device)
             wanted = part.descriptors * part.somebody[:, None]
             unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal())
-            terms.append(("unlike_drawn", rows / len(latents), unlike))
+            terms.append(("unlike_drawn", len(part.texts) / len(latents), unlike))
         return terms
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ with the code, and the picture must stay near what the base draws without one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from idpersona.adapters.wplus.config import WPlusConfig
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
 from idpersona.encoders.masks import head_mask
 from idpersona.encoders.style import StyleEncoder
+from idpersona.errors import BadInput
 from idpersona.seams.cross import cross_scope
 from idpersona.training.data.framing import SIDE
 from idpersona.training.keyed import StepKey
@@ -80,6 +82,10 @@ class WPlusObjective(InjectionObjective):
         if init_from:
             adapter = WPlus.from_pretrained(init_from).to(dtype=torch.float32)
             adapter.check_fits(self.unet)
+            if len(adapter.config.groups) != config.tokens:
+                held = len(adapter.config.groups)
+                raise BadInput(f"objective.tokens is {config.tokens}, {init_from} makes {held}")
+            adapter.config = dataclasses.replace(adapter.config, delay=config.delay)
             return adapter
         rows, dim = self.style.config["rows"], self.style.config["dim"]
         groups = tuple(len(part) for part in np.array_split(np.arange(rows), config.tokens))
@@ -112,7 +118,9 @@ class WPlusObjective(InjectionObjective):
     def captions(self, batch: InjectionBatch) -> Tensor:
         if self.config.stage == 2:
             return batch.token_ids
-        return self.stage_1_ids.to(batch.token_ids.device).expand(len(batch.token_ids), -1)
+        # Where the caption was dropped, so is the one prompt: guidance needs the code beside an empty text.
+        told = torch.tensor([bool(text) for text in batch.texts], device=batch.token_ids.device)
+        return torch.where(told[:, None], self.stage_1_ids.to(batch.token_ids.device), batch.token_ids)
 
     def further(self, batch: InjectionBatch, step: Denoised, text: Tensor) -> Mapping[str, Tensor]:
         """Stage 2's two losses, weighted."""
