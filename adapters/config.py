@@ -14,14 +14,21 @@ from idpersona.errors import CheckpointError
 @dataclass(frozen=True)
 class AdapterConfig:
     """Base of configurations. Of which kind a field is, its default says: texts, truth values, whole numbers
-    from 1 on, finite numbers from 0 on, or tuples of texts or whole numbers."""
+    from 1 on, finite numbers from 0 on, tuples of texts or whole numbers; where it is None, None or tuples of
+    finite numbers above 0."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, wanted = getattr(self, field.name), type(field.default)
             if wanted is float and type(value) is int:
                 object.__setattr__(self, field.name, value := float(value))
-            if type(value) is not wanted or not _sensible(value):
+            if wanted is type(None):
+                valid = value is None or (
+                    isinstance(value, tuple) and bool(value) and all(map(_positive, value))
+                )
+            else:
+                valid = type(value) is wanted and _sensible(value)
+            if not valid:
                 raise CheckpointError(f"{type(self).__name__}: {field.name} cannot be {value!r}")
 
     @classmethod
@@ -53,6 +60,10 @@ def _sensible(value: Any) -> bool:
     if isinstance(value, tuple):
         return bool(value) and all(type(part) in (str, int) and _sensible(part) for part in value)
     return bool(value)
+
+
+def _positive(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
 def check_sizes(part: Any, sizes: Mapping[str, Any], what: str, *, wrong: Iterable[str] = ()) -> None:

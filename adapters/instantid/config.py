@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from idpersona.adapters.config import AdapterConfig
 from idpersona.errors import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstantIDConfig:
+class InstantIDConfig(AdapterConfig):
     """Sizes and preprocessing of one InstantID; the defaults are those of the published SDXL weights.
 
     Attributes:
@@ -49,44 +47,17 @@ class InstantIDConfig:
     resize_multiple: int = 64
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, wanted = getattr(self, field.name), type(field.default)
-            if wanted is type(None):
-                valid = value is None or (
-                    isinstance(value, tuple) and all(isinstance(part, float) and part > 0 for part in value)
-                )
-            else:
-                valid = type(value) is wanted and (wanted is not int or value >= 1)
-            if not valid:
-                raise CheckpointError(f"InstantID configuration: {field.name} cannot be {value!r}")
+        super().__post_init__()
         if self.framing is not None and (len(self.framing) != 2 or max(self.framing) >= 1):
-            raise CheckpointError(f"InstantID configuration: framing cannot be {self.framing!r}")
+            raise CheckpointError(f"InstantIDConfig: framing cannot be {self.framing!r}")
         free = self.framing_freedom
         if free is not None and (len(free) != 3 or free[0] > free[1]):
-            raise CheckpointError(f"InstantID configuration: framing_freedom cannot be {free!r}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> InstantIDConfig:
-        """Build from parsed JSON.
-
-        Raises:
-            CheckpointError: a field is unknown or of a wrong type; it is named.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = [name for name in values if name not in known]
-        if unknown:
-            raise CheckpointError(f"InstantID configuration: unknown field {', '.join(unknown[:3])}")
-        # JSON has no tuples.
-        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-        return cls(**fields)
+            raise CheckpointError(f"InstantIDConfig: framing_freedom cannot be {free!r}")
 
     @property
     def encoders(self) -> tuple[str, ...]:
         """Encoders whose features an identity must hold."""
         return (self.encoder,)
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
     def projector_sizes(self) -> dict[str, int]:
         """Keyword arguments of :class:`~idpersona.adapters.instantid.modules.InstantIDProjector`."""
