@@ -55,7 +55,7 @@ class Placed:
     def masks(self, call: Call) -> Tensor:
         """The regions' masks [people, 1, H, W]."""
         assert self.regions is not None
-        return self.regions.masks(self.canvas(call))
+        return self.regions.masks(self.canvas(call), call.device)
 
     def anybody(self, call: Call) -> Tensor:
         """Where anybody is, [1, 1, H, W]."""

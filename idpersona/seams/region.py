@@ -42,17 +42,19 @@ class Regions:
                 raise BadInput(f"the region of person {number} is empty: white is where the person is")
             self._boxes.append(box)
             self._masks.append(mask)
-        self._made: tuple[Canvas, Tensor] | None = None
+        self._made: tuple[Canvas, torch.device, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._boxes)
 
-    def masks(self, canvas: Canvas) -> Tensor:
+    def masks(self, canvas: Canvas, device: torch.device | str = "cpu") -> Tensor:
         """Disjoint masks float32 [people, 1, height, width] of a canvas (width, height) in pixels."""
-        if self._made is None or self._made[0] != canvas:
+        device = torch.device(device)
+        if self._made is None or self._made[:2] != (canvas, device):
             claims = torch.cat([self._claim(number, canvas) for number in range(len(self))])
-            self._made = (canvas, disjoint(claims))
-        return self._made[1]
+            # Kept where it is used: every layer asks for it in every step.
+            self._made = (canvas, device, disjoint(claims).to(device))
+        return self._made[2]
 
     def box(self, number: int, canvas: Canvas) -> Box:
         """What encloses the region of a person (counted from 0)."""
