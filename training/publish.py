@@ -101,6 +101,15 @@ def publish_style(source: Path, target: Path) -> None:
     StyleEncoder.from_pretrained(source).half().save_pretrained(target)
 
 
+def publish_lora(source: Path, target: Path) -> None:
+    """A LoRA of diffusers in float16."""
+    from safetensors.torch import load_file, save_file
+
+    target.mkdir(parents=True)
+    for file in source.glob("*.safetensors"):
+        save_file({key: value.half() for key, value in load_file(file).items()}, target / file.name)
+
+
 def forget_places(folder: Path) -> None:
     """Take out of configurations where the weights lay on the machine that made them."""
     for path in folder.rglob("*.json"):
@@ -138,6 +147,7 @@ def publish_runs(runs: Path, assets: Path) -> None:
     jobs += [(runs / name, assets / place, publish_trained) for name, place in ADAPTERS.items()]
     jobs.append((runs / "mini-vit" / "model", assets / "mini-vit", publish_vit))
     jobs.append((runs / "mini-style" / "encoder", assets / "mini-wplus", publish_style))
+    jobs.append((runs / "lora-eyeglasses" / "lora", assets / "lora-eyeglasses", publish_lora))
     if not any(source.is_dir() for source, _, _ in jobs):
         raise MissingWeights(f"no finished run in {runs}: give the folder of the runs with --runs")
     for source, target, publish in jobs:

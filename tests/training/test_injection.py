@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import ViTMAEModel
 
 from idpersona.adapters import load_adapter
@@ -24,6 +24,7 @@ from idpersona.training.directions import NAMES, add_directions, find_directions
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.objectives import build_objective
+from idpersona.training.publish import publish_lora, publish_style, publish_trained, publish_vit
 from idpersona.training.run import run_recipe
 
 METHODS = ("infinite-id", "wplus", "anymaker")
@@ -265,3 +266,27 @@ def test_a_lora_is_trained_on_photos_with_one_attribute(diffusion_run, labeler_r
     assert not torch.equal(plain, changed)
     with pytest.raises(BadInput, match="no photo has 'Nothing'"):
         build(recipe_writer(tmp_path, "lora", objective | {"attribute": "Nothing"}))
+
+
+def test_what_is_published_is_half_and_loads_as_it_was(runs, trained, diffusion_run, tmp_path):
+    from idpersona.encoders.vit import TokenModel
+
+    pipe = StableDiffusionPipeline.from_pretrained(diffusion_run / "base")
+    for method in METHODS:
+        publish_trained(trained(method) / method, tmp_path / method)
+        before, after = (load_adapter(place / method, base=pipe) for place in (trained(method), tmp_path))
+        for name, part in after.parts.items():
+            own = before.parts[name].state_dict()
+            assert all(torch.allclose(own[key], value, atol=1e-3) for key, value in part.state_dict().items())
+    publish_vit(runs["vit"] / "model", tmp_path / "vit")
+    publish_style(runs["style"] / "encoder", tmp_path / "style")
+    vit = TokenModel("mini-vit", tmp_path / "vit")
+    assert (vit.tokens, vit.dim) == (17, 16)
+    assert vit.colours == TokenModel("mini-vit", runs["vit"] / "model").colours
+    assert StyleEncoder.from_pretrained(tmp_path / "style").config["rows"] == 6
+    save_file({"unet.a": torch.ones(2)}, tmp_path / "pytorch_lora_weights.safetensors")
+    publish_lora(tmp_path, tmp_path / "lora")
+    for file in tmp_path.rglob("*/*.safetensors"):
+        assert {value.dtype for value in load_file(file).values() if value.is_floating_point()} == {
+            torch.float16
+        }
