@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, UnknownName
 from idpersona.images import open_photo
 from idpersona.provenance import is_marked, read_settings
 from idpersona.training import showcase
@@ -18,7 +18,7 @@ def test_it_draws_with_the_embedded_weights_and_says_how(tmp_path, monkeypatch):
     monkeypatch.setattr(showcase, "PEOPLE", showcase.PEOPLE[:1])
     monkeypatch.setattr(showcase, "PROMPTS", showcase.PROMPTS[:2])
     monkeypatch.setattr(showcase, "OVERVIEW", showcase.OVERVIEW[:1])
-    written = showcase.showcase(tmp_path, 1)
+    written = showcase.showcase(tmp_path, 1, ("people", "prompts", "overview"))
     names = [path.relative_to(tmp_path).as_posix() for path in written]
     assert names == ["samples/person-1.png", "pictures/prompts.png", "pictures/overview.png"]
     assert all(is_marked(path) for path in written)
@@ -27,6 +27,17 @@ def test_it_draws_with_the_embedded_weights_and_says_how(tmp_path, monkeypatch):
     assert person["num_inference_steps"] == 25
     assert Image.open(written[0]).size == (128, 128)
     assert Image.open(written[2]).size == (2 * 160, 160 + 14)
+
+
+def test_methods_and_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(showcase, "OVERVIEW", showcase.OVERVIEW[:1])
+    monkeypatch.setattr(showcase, "PAIRS", showcase.PAIRS[:1])
+    written = showcase.showcase(tmp_path, 1, ("infinite-id", "pairs"))
+    assert [path.name for path in written] == ["infinite-id.png", "pairs.png"]
+    assert read_settings(written[0])["adapter"] == "infinite-id"
+    assert Image.open(written[1]).size == (256, 128)
+    with pytest.raises(UnknownName, match="did you mean pairs"):
+        showcase.showcase(tmp_path, 1, ("pair",))
 
 
 def test_a_person_without_a_sure_face_is_not_shown():
@@ -43,5 +54,6 @@ def test_every_picture_in_the_repository_is_marked():
     assets = Path(showcase.__file__).resolve().parents[1] / "assets"
     pictures = {path.relative_to(assets).as_posix(): path for path in assets.rglob("*.png")}
     people = {f"samples/person-{number}.png" for number in range(1, len(showcase.PEOPLE) + 1)}
-    assert set(pictures) == people | {"pictures/prompts.png", "pictures/overview.png"}
+    others = {f"pictures/{name}.png" for name in showcase.SHOWN if name != "people"}
+    assert people <= set(pictures) <= people | others
     assert all(is_marked(path) for path in pictures.values())
