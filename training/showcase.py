@@ -117,7 +117,7 @@ class Easel:
         return self.pipe(list(prompts), generator=generators, **self.settings, **more).images
 
     def write(self, place: str, picture: Image.Image, **about: Any) -> None:
-        """Write a picture, marked as drawn by a model; with ``photo`` in ``about`` it shows one of those, too."""
+        """Write a picture, marked as drawn by a model; with ``photo`` in ``about`` it shows one as well."""
         from idpersona.provenance import COMPOSITE_TYPE, SOURCE_TYPE, write_png
 
         path = self.assets / place

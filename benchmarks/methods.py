@@ -1,0 +1,104 @@
+"""All methods in one table: ``python benchmarks/methods.py instantid=reports/instantid wplus=reports/wplus``.
+
+Each folder holds what ``idpersona eval identity --adapter NAME`` and ``eval prompt --adapter NAME`` wrote.
+The people, seeds and judges of all must be the same. ``kept`` is the share of the first method's margin over
+the floor that a method keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from idpersona.errors import BadInput
+from idpersona.eval.identity import FLOOR, scale_name
+from idpersona.eval.statistics import Interval
+from idpersona.eval.tables import cell, markdown
+
+
+def interval(value: dict[str, Any]) -> Interval:
+    """An interval as a report's JSON has it."""
+    return Interval(value["mean"], value["low"], value["high"], value["n"])
+
+
+def read(folder: Path, kind: str) -> dict[str, Any]:
+    """A report of ``folder``."""
+    path = folder / f"{kind}.json"
+    if not path.is_file():
+        raise BadInput(f"{path} is not there: run idpersona eval {kind} --adapter NAME -o {folder}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def identity_table(reports: dict[str, dict[str, Any]], scale: str) -> str:
+    """Rows of every judge: each method's at ``scale``, and the floor."""
+    judges = list(dict.fromkeys(row["judge"] for report in reports.values() for row in report["rows"]))
+    lines = []
+    for judge in judges:
+        first: float | None = None
+        for number, (name, report) in enumerate(reports.items()):
+            rows = {row["row"]: row for row in report["rows"] if row["judge"] == judge}
+            floor = interval(rows[FLOOR]["own_minus_others"]).mean
+            if not number:
+                lines.append(_line(judge, "base without identity", rows[FLOOR], None))
+            margin = interval(rows[scale]["own_minus_others"]).mean - floor
+            first = margin if first is None else first
+            lines.append(_line(judge, name, rows[scale], margin / first))
+    header = (
+        "judge",
+        "method",
+        "to their other photos",
+        "to others' photos",
+        "own − others",
+        "rank-1 of 32",
+        "detection",
+        "kept",
+    )
+    return markdown(header, lines)
+
+
+def _line(judge: str, name: str, row: dict[str, Any], kept: float | None) -> list[Any]:
+    values = [cell(interval(row[key])) for key in ("own", "others", "own_minus_others", "rank1", "detection")]
+    return [judge, name, *values, "–" if kept is None else f"{100 * kept:.0f} %"]
+
+
+def prompt_table(reports: dict[str, dict[str, Any]]) -> str:
+    """Hit rates with an identity on, by attribute."""
+    shown = [
+        row["attribute"] for row in next(iter(reports.values()))["rows"] if row["with_identity"] is not None
+    ]
+    lines = []
+    for number, (name, report) in enumerate(reports.items()):
+        rows = {row["attribute"]: row for row in report["rows"]}
+        if not number:
+            lines.append(["base", *(cell(interval(rows[a]["base"]), percent=True) for a in shown)])
+        lines.append([name, *(cell(interval(rows[a]["with_identity"]), percent=True) for a in shown)])
+    return markdown(("", *(f"{attribute}, %" for attribute in shown)), lines)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("reports", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--scale", type=float, default=1.0)
+    given = parser.parse_args()
+    folders = {name: Path(folder) for name, _, folder in (text.partition("=") for text in given.reports)}
+    try:
+        who = {name: read(folder, "identity") for name, folder in folders.items()}
+        plans = {(r["settings"]["protocol"]["people"], r["settings"]["split_sha256"]) for r in who.values()}
+        if len(plans) > 1:
+            raise BadInput("these reports are of different people: measure all by one protocol")
+        print(identity_table(who, scale_name(given.scale)), "\n")
+        print(prompt_table({name: read(folder, "prompt") for name, folder in folders.items()}))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
