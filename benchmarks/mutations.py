@@ -47,8 +47,8 @@ MUTATIONS = (
     Mutation(
         "the unconditional half sees the person, too",
         "adapters/instantid/adapter.py",
-        "self.tokens(people), self.unconditional_tokens()",
-        "self.tokens(people), None",
+        "                theirs,\n                unconditional=unconditional,\n",
+        "                theirs,\n                unconditional=None,\n",
         "tests/contract/test_batches.py",
     ),
     Mutation(
@@ -57,6 +57,48 @@ MUTATIONS = (
         "nobody, people = tokens[:1], tokens[1:]",
         "nobody, people = torch.zeros_like(tokens[:1]), tokens[1:]",
         "tests/test_pipelines_instantid.py",
+    ),
+    Mutation(
+        "the W+ adapter asks with the hidden state instead of the text's result",
+        "adapters/wplus/branch.py",
+        "own = self.to_q(text.to(weight.dtype)).to(text.dtype)",
+        "own = self.to_q(query.to(weight.dtype)).to(text.dtype)",
+        "tests/contract/test_wplus.py",
+    ),
+    Mutation(
+        "mixed attention reads the source's keys with its own values",
+        "idpersona/seams/self_attention.py",
+        "return attend(query, torch.cat([key, other_key], 1), torch.cat([value, other_value], 1), mask)",
+        "return attend(query, torch.cat([key, other_key], 1), torch.cat([value, value], 1), mask)",
+        "tests/test_seams_self.py",
+    ),
+    Mutation(
+        "DECOR projects onto the undesired instead of off it",
+        "adapters/decor/projection.py",
+        "return (wide - alpha * (wide @ basis.T) @ basis)",
+        "return (wide + alpha * (wide @ basis.T) @ basis)",
+        "tests/contract/test_decor.py",
+    ),
+    Mutation(
+        "two people share the pixels that both claim",
+        "idpersona/seams/region.py",
+        "    return claims * own\n",
+        "    return claims\n",
+        "tests/contract/test_regions.py",
+    ),
+    Mutation(
+        "the prompt stays edited after the scope",
+        "idpersona/seams/text.py",
+        "            del pipe.encode_prompt\n        else:",
+        "            pass\n        else:",
+        "tests/test_seams_text.py",
+    ),
+    Mutation(
+        "FaceID's change of the query comes after the query was taken",
+        "idpersona/seams/linear.py",
+        "_hook(branch), prepend=True)",
+        "_hook(branch))",
+        "tests/contract/test_ip_adapter.py",
     ),
 )
 
