@@ -140,6 +140,20 @@ def _build() -> Mapping[str, Weight]:
             "mini-vit's hidden states and the raw 128-d dlib descriptor of one or more photos",
             needs=("mini", "dlib", "mini-vit"),
         ),
+        _embedded(
+            "mini-wplus",
+            "mini-wplus",
+            "encoder",
+            "RGB in [-1, 1], face framed by its eyes (distance 0.30, line 0.47), 128 px; mini's latents",
+            needs=("mini", "dlib"),
+        ),
+        _embedded(
+            "wplus-mini",
+            "wplus-mini",
+            "adapter",
+            "mini-wplus's codes of one or more photos",
+            needs=("mini", "mini-wplus"),
+        ),
         _embedded("labeler", "classifiers/labeler", "classifier", face_crop),
         _embedded("attr-judge", "classifiers/attr-judge", "classifier", face_crop, note="for measuring only"),
         Weight(
