@@ -66,7 +66,7 @@ def known_method(name: str) -> str | None:
         return name
     if name in WEIGHTS:
         return _method_of(locate(name)) if WEIGHTS[name].kind == "adapter" else None
-    return _method_of(Path(name)) if Path(name).exists() else None
+    return _method_of(Path(name)) if is_place(name) else None
 
 
 def _find(name: str | os.PathLike[str], base: Any) -> tuple[Path, str]:
@@ -143,10 +143,8 @@ def _method_of(place: Path) -> str:
 def _snapshot(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    # Every name that a published layout may have, and no demo pictures.
-    nets = [f"{folder}/*" for folder in ("ControlNetModel", "controlnet")]
-    own = ["adapter.json", *(f"{part}/*" for kind in METHODS for part in adapter_class(kind).components)]
-    wanted = [*own, *nets, *(f"[!/]*{suffix}" for suffix in WEIGHT_FILES)]
+    # Weights and configurations, and no demo pictures. In these patterns * goes through folders as well.
+    wanted = ["adapter.json", "*/*.json", *(f"*{suffix}" for suffix in WEIGHT_FILES)]
     with hub_client(f"adapter '{repository}' is no folder, is not in the hub's cache, and cannot be fetched"):
         return Path(snapshot_download(repository, allow_patterns=wanted))
 

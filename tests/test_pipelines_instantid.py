@@ -10,8 +10,11 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 
+from idpersona.adapters.instantid.adapter import InstantID
+from idpersona.adapters.instantid.config import InstantIDConfig
 from idpersona.adapters.instantid.convert import Published, write_published
 from idpersona.errors import BadInput, CheckpointError
+from idpersona.identity import Feature, Identity
 from idpersona.pipelines import StableDiffusionInstantIDPipeline, StableDiffusionXLInstantIDPipeline
 from idpersona.testing import tiny_components, tiny_inputs
 
@@ -308,3 +311,32 @@ def test_no_layer_of_the_projector_is_asked_for_its_weights(loaded: Any) -> None
         assert torch.equal(projector(face), expected)
     finally:
         projector.proj_in = plain
+
+
+def test_of_several_photos_nobody_has_as_many() -> None:
+    """The published pipeline gives the projector as many zero vectors as photos; so do both ways here."""
+    parts = tiny_components("instantid-sd15")
+    sizes = {name: parts["projector"].config[name] for name in InstantIDConfig().projector_sizes()}
+    adapter = InstantID(
+        parts["projector"], parts["cross_attention"], parts["controlnet"], InstantIDConfig(**sizes)
+    )
+    values = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
+    three = Identity("face", {"antelopev2": Feature("antelopev2", values)})
+    one = Identity("face", {"antelopev2": Feature("antelopev2", values[:1])})
+    assert not torch.allclose(adapter.unconditional_tokens([three]), adapter.unconditional_tokens([one]))
+    drop_in = StableDiffusionInstantIDPipeline(**parts)
+    drop_in.set_progress_bar_config(disable=True)
+    inputs = tiny_inputs("instantid-sd15") | {"image_embeds": values, "output_type": "latent"}
+    theirs = drop_in(**inputs, ip_adapter_scale=1.0, controlnet_conditioning_scale=0.0).images
+    stock = StableDiffusionPipeline(
+        **{n: p for n, p in parts.items() if n not in ("controlnet", "projector", "cross_attention")},
+        requires_safety_checker=False,
+    )
+    stock.set_progress_bar_config(disable=True)
+    given = {n: v for n, v in inputs.items() if n not in ("image", "image_embeds")}
+    given["generator"] = tiny_inputs("instantid-sd15")["generator"]
+    with adapter.attach(stock, three, scale={"net": 0.0}):
+        ours = stock(**given, height=64, width=64).images
+    assert torch.allclose(ours, theirs, atol=1e-5)
+    with pytest.raises(BadInput, match="same number of photos"):
+        adapter.attach(stock, [three, one]).__enter__()

@@ -21,8 +21,9 @@ from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.key_values import check_geometry
 from idpersona.adapters.people import People, as_people, feature_rows
-from idpersona.errors import BadInput, SeamError
+from idpersona.errors import BadInput
 from idpersona.identity import Identity
+from idpersona.seams.call import Call
 from idpersona.seams.cross import cross_layers
 from idpersona.seams.scope import Seams
 from idpersona.seams.text import TextContext, TextEmbeds, word_rows
@@ -52,12 +53,9 @@ class GlobalEdit:
     @torch.no_grad()
     def edit(self, embeds: TextEmbeds, context: TextContext) -> TextEmbeds:
         prompt = embeds.prompt.clone()
-        rows, people = len(prompt), len(self.seen[0])
-        if rows % people:
-            raise SeamError(f"{rows} pictures cannot be shared among {people} identities")
+        rows = len(prompt)
         encoder = context.encoders[0]
-        for row in range(rows):
-            person = row * people // rows
+        for row, person in enumerate(Call(rows=rows).row_index(len(self.seen[0]), unconditional=False)):
             places = self._places(encoder.tokenizer, encoder.prompt_of(row, rows))
             seen = [tokens[person : person + 1] for tokens in self.seen]
             word = prompt[row, places].mean(dim=0, keepdim=True)

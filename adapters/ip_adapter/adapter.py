@@ -104,9 +104,10 @@ class IPAdapter(Adapter):
             raise BadInput(
                 f"{path} numbers the layers of its base: load it for one, load_adapter(path, base=pipe)"
             )
-        found = read_published(path, layers)
+        file = published_file(path)
+        found = read_published(file, layers)
         adapter = cls(found.projector, found.cross_attention, found.lora)
-        name = published_file(path).name.lower()
+        name = file.name.lower()
         told: dict[str, Any] = {"shortcut": "plusv2" in name}
         if adapter.kind == "plus" and "plus-face" in name:  # the same tensors as Plus, made for cut-out faces
             told["image_encoder"] = "clip-h-face-penultimate"

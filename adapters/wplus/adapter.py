@@ -90,7 +90,8 @@ class WPlus(Adapter):
             CheckpointError: a part is missing, or keys or shapes do not fit.
         """
         dim = {"dim": fields["dim"]} if "dim" in fields else {}
-        mapper, attention = read_published(path, layers=layers, **dim)
+        file = published_file(path)
+        mapper, attention = read_published(file, layers=layers, **dim)
         groups = tuple(mapper.config["groups"])
         values = {
             "rows": sum(groups),
@@ -98,7 +99,7 @@ class WPlus(Adapter):
             "dim": mapper.config["dim"],
             "output_dim": mapper.config["output_dim"],
         }
-        if "stage1" in published_file(path).name:  # trained on faces alone, which need no delay
+        if "stage1" in file.name:  # trained on faces alone, which need no delay
             values["delay"] = 0.0
         return cls(mapper, attention, WPlusConfig.from_dict({**values, **fields}))
 

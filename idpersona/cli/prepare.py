@@ -86,11 +86,12 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
     adapters = _adapters(wanted, request)
     names = [adapter.name for adapter in adapters]
     reading = adapters_reading(names, base)
+    needed = needed_weights(base, names)
     if commercial:
         masks = list(request.masks or (reading.mask,)) if reading.subject == "object" else []
         photos = bool(request.photos or request.persons)
         read = reading_weights(reading.encoders, masks) if photos else []
-        require_commercial([*needed_weights(base, names), *read])
+        require_commercial([*needed, *read])
         if request.loras:
             raise BadInput("--commercial: the licences of LoRA files are not known to the registry")
     for weight in (WEIGHTS.get(base), *weights):
@@ -104,7 +105,7 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
             check_consent(member.identity, member.told)
     for warning in cast.warnings:
         note(warning)
-    made_with = {"weights": weights_record(needed_weights(base, names)), "versions": versions()}
+    made_with = {"weights": weights_record(needed), "versions": versions()}
     _note_change(cast, request, made_with)
     defaults = {**FALLBACK, **(WEIGHTS[base].defaults if base in WEIGHTS else {})}
     first = secrets.randbelow(2**31) if request.seed is None else request.seed

@@ -211,7 +211,6 @@ def pairs(
     """
     quiet_libraries()
     from idpersona.eval.finders import get_finder
-    from idpersona.eval.generation import Studio
     from idpersona.eval.judges import get_judge
     from idpersona.eval.pairs import evaluate_pairs
     from idpersona.training.data.archives import PhotoStore
@@ -221,19 +220,8 @@ def pairs(
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
     alone = make_studio(base, adapter, plan, batch, cache, device, threads, options)
-    wide = Studio(
-        alone.pipe,
-        alone.adapter,
-        steps=plan.steps,
-        guidance=plan.guidance,
-        size=(2 * plan.size, plan.size),
-        negative_prompt=plan.negative_prompt,
-        batch=batch,
-        cache=cache,
-        options=options,
-    )
     report = evaluate_pairs(
-        wide,
+        alone.sized(2 * plan.size, plan.size),
         alone,
         plan,
         judges=judges,

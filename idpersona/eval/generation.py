@@ -8,6 +8,7 @@ order change nothing but rounding.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ class Studio:
     Args:
         pipe: a stock diffusers pipeline (``load_base``).
         adapter: from ``load_adapter``; None can draw shots without identity only.
-        size: width and height of the pictures, pixels; one number for both.
+        size: width and height of the pictures, pixels.
         cache: folder of finished pictures (PNG, named by everything that determines them); None keeps none.
         options: further keyword arguments of ``adapter.attach``.
     """
@@ -70,7 +71,7 @@ class Studio:
         *,
         steps: int,
         guidance: float,
-        size: int | tuple[int, int],
+        size: int,
         negative_prompt: str | None = None,
         batch: int = 8,
         cache: Path | None = None,
@@ -80,13 +81,12 @@ class Studio:
         if batch < 1:
             raise BadInput(f"batch must be at least 1, got {batch}")
         self.pipe, self.adapter, self.batch, self.cache, self.quiet = pipe, adapter, batch, cache, quiet
-        width, height = (size, size) if isinstance(size, int) else size
         self.options = dict(options or {})
         self.settings: dict[str, Any] = {
             "num_inference_steps": steps,
             "guidance_scale": guidance,
-            "height": height,
-            "width": width,
+            "height": size,
+            "width": size,
             "negative_prompt": negative_prompt,
         }
         self.base_sha256 = modules_sha256(_modules(pipe.components))
@@ -94,6 +94,13 @@ class Studio:
         self._recipe = text_sha256([code_sha256(), *_configurations(pipe.components)])
         self.drawn = 0
         """Pictures drawn by this object, those found in the cache not counted."""
+
+    def sized(self, width: int, height: int) -> Studio:
+        """The same for pictures of another size, in pixels; nothing is hashed again."""
+        other = copy.copy(self)
+        other.settings = {**self.settings, "width": width, "height": height}
+        other.drawn = 0
+        return other
 
     @property
     def weights(self) -> dict[str, str | None]:

@@ -21,7 +21,7 @@ from idpersona.eval.finders import Finder
 from idpersona.eval.generation import Studio, without_identity
 from idpersona.eval.judges import Judge
 from idpersona.eval.protocol import Protocol
-from idpersona.eval.report import Report
+from idpersona.eval.report import Report, tools_sha256
 from idpersona.eval.scoring import IdentityScores, Sitting, people_prototypes, score, sit
 from idpersona.eval.statistics import paired_difference
 from idpersona.eval.subjects import gather_subjects
@@ -81,11 +81,7 @@ def evaluate_identity(
     return Report(
         kind="identity",
         settings=protocol.record(settings),
-        weights={
-            **studio.weights,
-            f"finder:{finder.name}": finder.weights_sha256,
-            **{f"judge:{judge.name}": judge.weights_sha256 for judge in judges},
-        },
+        weights={**studio.weights, **tools_sha256(finder, judges)},
         rows=rows,
         people=people,
         table=_table(rows, gallery),

@@ -21,7 +21,7 @@ from idpersona.eval.generation import Shot, Studio
 from idpersona.eval.judges import Judge
 from idpersona.eval.metrics import cosines
 from idpersona.eval.protocol import Protocol
-from idpersona.eval.report import Report
+from idpersona.eval.report import Report, tools_sha256
 from idpersona.eval.scoring import Sitting, people_prototypes, sit
 from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import gather_subjects
@@ -88,11 +88,7 @@ def evaluate_pairs(
     return Report(
         kind="pairs",
         settings=protocol.record({"pairs": pairs, "scale": scale, **(settings or {})}),
-        weights={
-            **studio.weights,
-            f"finder:{finder.name}": finder.weights_sha256,
-            **{f"judge:{judge.name}": judge.weights_sha256 for judge in judges},
-        },
+        weights={**studio.weights, **tools_sha256(finder, judges)},
         rows=rows,
         people=people,
         table=_table(rows),

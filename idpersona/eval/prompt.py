@@ -20,7 +20,7 @@ from idpersona.eval.finders import Finder
 from idpersona.eval.generation import Shot, Studio
 from idpersona.eval.metrics import balanced_accuracy, balanced_hits, person_means
 from idpersona.eval.protocol import Protocol
-from idpersona.eval.report import Report
+from idpersona.eval.report import Report, tools_sha256
 from idpersona.eval.statistics import bootstrap, paired_difference
 from idpersona.eval.subjects import gather_subjects, one_photo_each
 from idpersona.eval.tables import Cell, cell, markdown
@@ -91,11 +91,7 @@ def evaluate_prompt(
     return Report(
         kind="prompt",
         settings=protocol.record({"scale": scale, **(settings or {})}),
-        weights={
-            **studio.weights,
-            f"classifier:{classifier.name}": classifier.weights_sha256,
-            f"finder:{finder.name}": finder.weights_sha256,
-        },
+        weights={**studio.weights, **tools_sha256(finder, classifier=classifier)},
         rows=rows,
         people=people,
         table=_table(rows),

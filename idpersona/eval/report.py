@@ -6,13 +6,13 @@ import json
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,11 @@ from idpersona.errors import OutputError
 from idpersona.eval.statistics import Interval
 from idpersona.images import atomic_output
 from idpersona.provenance import COMPOSITE_TYPE, write_png
+
+if TYPE_CHECKING:
+    from idpersona.eval.attributes import AttributeClassifier
+    from idpersona.eval.finders import Finder
+    from idpersona.eval.judges import Judge
 
 _PACKAGES = (
     "idpersona",
@@ -107,6 +112,17 @@ class Report:
                 about = {"sheet": self.kind}
                 write_png(self.sheet, parts[2], about, force=True, source_type=COMPOSITE_TYPE)
         return paths
+
+
+def tools_sha256(
+    finder: Finder, judges: Sequence[Judge] = (), classifier: AttributeClassifier | None = None
+) -> dict[str, str]:
+    """sha256 of what found and judged, by kind and name, for a report's ``weights``."""
+    found = {f"finder:{finder.name}": finder.weights_sha256}
+    found |= {f"judge:{judge.name}": judge.weights_sha256 for judge in judges}
+    if classifier is not None:
+        found[f"classifier:{classifier.name}"] = classifier.weights_sha256
+    return found
 
 
 def report_paths(folder: Path, kind: str) -> list[Path]:

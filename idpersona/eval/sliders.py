@@ -22,7 +22,7 @@ from idpersona.eval.finders import Finder
 from idpersona.eval.generation import Shot, Studio
 from idpersona.eval.judges import Judge
 from idpersona.eval.protocol import Protocol
-from idpersona.eval.report import Report
+from idpersona.eval.report import Report, tools_sha256
 from idpersona.eval.scoring import people_prototypes, score, sit
 from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import gather_subjects
@@ -67,13 +67,21 @@ def evaluate_sliders(
     people: list[dict[str, Any]] = [{"identity": actor.subject.name} for actor in actors]
     strips: list[Sequence[Image.Image]] = []
     shown = min(4, len(actors))
+    # Common to all directions.
+    unmoved = _draw(studio, protocol, actors, "unmoved", 0.0, scale)
+    still = sit("unmoved", unmoved, range(len(actors)), finder, quiet=True)
     for name in directions:
         attribute, sign = NAMES[name]
-        pictures = [_draw(studio, protocol, actors, name, step * amount, scale) for step in STEPS]
+        pictures = [
+            _draw(studio, protocol, actors, name, step * amount, scale) if step else unmoved for step in STEPS
+        ]
         column = classifier.labels.index(attribute)
         said = np.stack([classifier.probabilities(one)[:, column] for one in pictures])
         said = said if sign > 0 else 1 - said
-        sittings = [sit(name, one, range(len(actors)), finder, quiet=True) for one in pictures]
+        sittings = [
+            sit(name, one, range(len(actors)), finder, quiet=True) if step else still
+            for step, one in zip(STEPS, pictures, strict=True)
+        ]
         likeness = {
             judge.name: np.stack([score(s, judge, prototypes[judge.name], protocol).own for s in sittings])
             for judge in judges
@@ -88,12 +96,7 @@ def evaluate_sliders(
     return Report(
         kind="sliders",
         settings=protocol.record({"amount": amount, "scale": scale, **(settings or {})}),
-        weights={
-            **studio.weights,
-            f"classifier:{classifier.name}": classifier.weights_sha256,
-            f"finder:{finder.name}": finder.weights_sha256,
-            **{f"judge:{judge.name}": judge.weights_sha256 for judge in judges},
-        },
+        weights={**studio.weights, **tools_sha256(finder, judges, classifier)},
         rows=rows,
         people=people,
         table=_table(rows, [judge.name for judge in judges]),

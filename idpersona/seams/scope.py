@@ -65,11 +65,10 @@ def attach_scope(
     cross = [branch for branch in cross if branch.layers]
     self_attention = [branch for branch in self_attention if branch.layers]
     with contextlib.ExitStack() as stack:
-        denoiser(pipe)  # refused even where there is nothing to do
+        model = denoiser(pipe)  # refused even where there is nothing to do
         if text:
             stack.enter_context(text_scope(pipe, text))
         if cross or self_attention or residual or low_rank:
-            model = denoiser(pipe)
             call = stack.enter_context(call_scope(model, pipe))
             if cross:
                 stack.enter_context(cross_scope(model, cross, call=call))

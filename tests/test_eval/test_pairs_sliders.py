@@ -21,9 +21,7 @@ from idpersona.testing.wplus import tiny_wplus
 
 @pytest.fixture
 def wide(studio: Studio) -> Studio:
-    return Studio(
-        studio.pipe, studio.adapter, steps=2, guidance=2.0, size=(128, 64), cache=studio.cache, quiet=True
-    )
+    return studio.sized(128, 64)
 
 
 def test_pairs_end_to_end(
