@@ -1,7 +1,7 @@
 """DECOR on a LoRA that leaks: ``python benchmarks/decor_leak.py --lora assets/lora-eyeglasses``.
 
-A LoRA of rank 4 was trained on faces that all wear eyeglasses (recipe ``lora-eyeglasses``); with it,
-eyeglasses come whatever is asked for. The same prompts and seeds are drawn without it, with it, and with
+A LoRA of rank 4 was trained on faces that all wear eyeglasses, which its caption does not say (recipe
+``lora-eyeglasses``); at twice its strength eyeglasses come whatever is asked for. The same prompts and seeds are drawn without it, with it, and with
 DECOR of degree 0, 0.5 and 1 beside it. Told are the share of pictures with eyeglasses, and the share of what
 the prompts did ask for, both by ``attr-judge``; intervals are 95 % over seeds.
 """
@@ -37,8 +37,15 @@ LEAKED = "Eyeglasses"
 BATCH = 20
 
 
-def draw(pipe: Any, decor: Any, alpha: float | None, seeds: list[int], options: dict[str, Any]) -> Any:
-    """Pictures of all prompts, {prompt: one for each seed}."""
+def draw(
+    pipe: Any,
+    decor: Any,
+    alpha: float | None,
+    seeds: list[int],
+    options: dict[str, Any],
+    lora: dict[str, Any] | None = None,
+) -> Any:
+    """Pictures of all prompts, {prompt: one for each seed}; ``lora`` is how strongly a loaded LoRA acts."""
     drawn: dict[str, list[Image.Image]] = {}
     with contextlib.ExitStack() as scope:
         if alpha is not None:
@@ -49,7 +56,11 @@ def draw(pipe: Any, decor: Any, alpha: float | None, seeds: list[int], options: 
                 part = seeds[start : start + BATCH]
                 noise = [torch.Generator().manual_seed(seed) for seed in part]
                 found = pipe(
-                    [prompt] * len(part), num_inference_steps=25, guidance_scale=2.0, generator=noise
+                    [prompt] * len(part),
+                    num_inference_steps=25,
+                    guidance_scale=2.0,
+                    generator=noise,
+                    cross_attention_kwargs=lora,
                 )
                 drawn[prompt] += found.images
     return drawn
@@ -70,6 +81,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lora", type=Path, required=True, help="folder of pytorch_lora_weights.safetensors")
+    parser.add_argument("--lora-scale", type=float, default=2.0)
     parser.add_argument("--seeds", type=int, default=100, help="of each of the four prompts")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--alphas", default="0,0.5,1")
@@ -86,8 +98,9 @@ def main() -> int:
     options = json.loads(given.options)
     drawn = {"base": draw(pipe, decor, None, seeds, options)}
     pipe.load_lora_weights(given.lora)
+    lora = {"scale": given.lora_scale}
     for alpha in map(float, given.alphas.split(",")):
-        drawn[f"LoRA, DECOR {alpha:g}"] = draw(pipe, decor, alpha, seeds, options)
+        drawn[f"LoRA, DECOR {alpha:g}"] = draw(pipe, decor, alpha, seeds, options, lora)
     rows, result = [], {}
     for name, pictures in drawn.items():
         leaked, wanted = rates(pictures, judge)
