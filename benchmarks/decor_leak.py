@@ -3,8 +3,8 @@
 A LoRA of rank 4 was trained on faces that all wear eyeglasses, which its caption does not say (recipe
 ``lora-eyeglasses``); at twice its strength eyeglasses come whatever is asked for. The same prompts and seeds
 are drawn without it, with it, and with DECOR of degree 0, 0.5 and 1 beside it. Told are the share of pictures
-with eyeglasses, and the share of what the prompts did ask for, both by ``attr-judge``; intervals are 95 % over
-seeds.
+with eyeglasses, and the share of what the prompts did ask for, both by ``attr-judge``; intervals are 95 %
+over seeds.
 """
 
 from __future__ import annotations
