@@ -14,8 +14,8 @@ from idpersona.errors import CheckpointError
 @dataclass(frozen=True)
 class AdapterConfig:
     """Base of configurations. Of which kind a field is, its default says: texts, truth values, whole numbers
-    from 1 on, finite numbers from 0 on, tuples of texts or whole numbers; where it is None, None or tuples of
-    finite numbers above 0."""
+    from 1 on (from 0 on, where it is 0), finite numbers from 0 on, tuples of texts or whole numbers; where it
+    is None, None or tuples of finite numbers above 0."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -27,7 +27,7 @@ class AdapterConfig:
                     isinstance(value, tuple) and bool(value) and all(map(_positive, value))
                 )
             else:
-                valid = type(value) is wanted and _sensible(value)
+                valid = type(value) is wanted and (_sensible(value) or value == field.default == 0)
             if not valid:
                 raise CheckpointError(f"{type(self).__name__}: {field.name} cannot be {value!r}")
 

@@ -122,7 +122,7 @@ class AnyMaker(Adapter):
 
     @torch.no_grad()
     def seen(self, people: People) -> list[Tensor]:
-        """Tokens [people, n, dim] of each encoder; those of several photos of one object follow each other.
+        """Tokens [people, photos, n, dim] of each encoder, after the mapper's blocks.
 
         Raises:
             IdentityFileError: an identity lacks the feature of an encoder.
@@ -139,11 +139,23 @@ class AnyMaker(Adapter):
             thing.require(self.encoders, needed_by=self.name)
         tokens = []
         for encoder, dim in zip(self.config.encoders, self.config.dims, strict=True):
-            rows = [feature_rows(thing, encoder, dim, self.name) for thing in things]
-            if len({len(row) for row in rows}) > 1:
+            rows = [
+                torch.tensor(feature_rows(thing, encoder, dim, self.name)).unflatten(
+                    0, (-1, thing.features[encoder].tokens)
+                )
+                for thing in things
+            ]
+            if len({row.shape for row in rows}) > 1:
                 raise BadInput("objects drawn in one batch must each have the same number of photos")
-            tokens.append(torch.stack([torch.tensor(row) for row in rows]).to(self.device))
-        return tokens
+            tokens.append(torch.stack(rows).to(self.device))
+        return self._mixed(tokens)
+
+    def _mixed(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        mixed = self.mapper.mixed([part.flatten(0, 1) for part in tokens])
+        return [rows.unflatten(0, part.shape[:2]) for rows, part in zip(mixed, tokens, strict=True)]
+
+    def _local(self, tokens: Sequence[Tensor]) -> Tensor:
+        return self.mapper.local_tokens([part.flatten(1, 2) for part in tokens])
 
     @torch.no_grad()
     def seams(self, asked: Asked) -> Seams:
@@ -152,8 +164,8 @@ class AnyMaker(Adapter):
         cross = [
             TokenBranch(
                 self.cross_attention,
-                self.mapper.local_tokens(each),
-                unconditional=self.mapper.local_tokens([torch.zeros_like(t[:1]) for t in each]),
+                self._local(each),
+                unconditional=self._local(self._mixed([torch.zeros_like(part[:1]) for part in each])),
                 scale=asked.scales["identity"],
                 scales=asked.layers,
                 mask=place.mask,
@@ -167,10 +179,5 @@ class AnyMaker(Adapter):
             return Seams(cross=cross)
         words = (asked.options["word"],) if "word" in asked.options else self.config.words
         # What each photo's class token says, averaged over the photos of an object.
-        classes = [
-            tokens.unflatten(1, (-1, placed.people[0].features[name].tokens))[:, :, 0].mean(
-                dim=1, keepdim=True
-            )
-            for name, tokens in zip(self.encoders, seen[0], strict=True)
-        ]
+        classes = [part[:, :, 0].mean(dim=1, keepdim=True) for part in seen[0]]
         return Seams(cross=cross, text=[GlobalEdit(self.mapper, classes, words, asked.scales["global"])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from idpersona.adapters.config import AdapterConfig
 
@@ -16,6 +17,7 @@ class AnyMakerConfig(AdapterConfig):
         dims: length of a token of each.
         hidden: width inside the mapper of the global token.
         output_dim: width of a token: the base's text width.
+        depth: transformer blocks over the tokens of each photo, in the mapper.
         mask: where a photo's mask comes from when none is given: ``alpha``, ``face`` or ``segment`` (see
             :mod:`idpersona.encoders.subject`).
         words: category words that are looked for in the prompt, in this order, when the option ``word`` names
@@ -26,9 +28,15 @@ class AnyMakerConfig(AdapterConfig):
     dims: tuple[int, ...] = (1024, 1024)
     hidden: int = 1536
     output_dim: int = 768
+    depth: int = 0
     mask: str = "alpha"
     words: tuple[str, ...] = ("object", "thing", "toy", "animal", "person")
 
-    def mapper_sizes(self) -> dict[str, object]:
+    def mapper_sizes(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~idpersona.adapters.anymaker.modules.AnyMakerMapper`."""
-        return {"dims": self.dims, "hidden": self.hidden, "output_dim": self.output_dim}
+        return {
+            "dims": self.dims,
+            "hidden": self.hidden,
+            "output_dim": self.output_dim,
+            "depth": self.depth,
+        }

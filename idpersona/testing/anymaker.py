@@ -16,13 +16,20 @@ TOKENS, DIMS = (17, 10), (32, 64)
 def tiny_anymaker(unet: UNet2DConditionModel, *, seed: int = 0) -> AnyMaker:
     """An adapter that fits ``unet``; its weights come from ``seed`` and torch's random state stays."""
     config = AnyMakerConfig(
-        dims=DIMS, hidden=64, output_dim=unet.config["cross_attention_dim"], words=("man", "woman", "drawing")
+        dims=DIMS,
+        hidden=64,
+        output_dim=unet.config["cross_attention_dim"],
+        depth=1,
+        words=("man", "woman", "drawing"),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mapper = AnyMakerMapper(config.dims, config.hidden, config.output_dim)
-        # Training starts the last layer at zero; here it lets the object through.
+        mapper = AnyMakerMapper(**config.mapper_sizes())
+        # Training starts last layers at zero; here they let the object through.
         nn.init.normal_(mapper.global_mlp[3].get_parameter("weight"), std=0.3)
+        for weight in mapper.mixing.parameters():
+            if not weight.any():
+                nn.init.normal_(weight, std=0.1)
         attention = AnyMakerCrossAttention.from_unet(unet, layers=local_layers(unet))
         for weight in attention.parameters():
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)

@@ -57,7 +57,7 @@ def test_the_global_token_takes_the_words_place_and_nothing_else(pipe: Any, adap
     text = "a photo of a man in a boat"
     places = word_rows(pipe.tokenizer, text, "man")
     plain = encode(pipe, text)
-    seen = adapter.seen(thing(1))
+    seen = [tokens[:, 0] for tokens in adapter.seen(thing(1))]
     with adapter.attach(pipe, thing(1)):
         edited = encode(pipe, text)
     others = [n for n in range(plain.shape[1]) if n not in places]
@@ -118,8 +118,6 @@ def test_with_a_mask_or_a_window_the_text_stays(pipe: Any, adapter: Any) -> None
 
 def test_unconditional_rows_see_nothing_of_the_object(pipe: Any, adapter: Any) -> None:
     """Their keys and values are those of zeros, as many of each encoder as beside them."""
-    seen = adapter.seen(thing(1))
-    zeros = adapter.mapper.local_tokens([torch.zeros_like(tokens) for tokens in seen])
     outputs: list[torch.Tensor] = []
 
     def keep(_module: Any, _args: Any, output: Any) -> None:
@@ -140,15 +138,29 @@ def test_unconditional_rows_see_nothing_of_the_object(pipe: Any, adapter: Any) -
             draw(pipe, "", num_inference_steps=1, guidance_scale=1.0)
     finally:
         handle.remove()
-    assert zeros.shape == (1, sum(TOKENS), pipe.unet.config.cross_attention_dim)
     assert torch.allclose(outputs[0].chunk(2)[0], outputs[1], atol=1e-5)
 
 
-def test_an_untrained_mapper_leaves_the_word() -> None:
-    mapper = AnyMakerMapper(DIMS, 32, 16)
+def test_an_untrained_mapper_leaves_the_word_and_the_tokens() -> None:
+    mapper = AnyMakerMapper(DIMS, 32, 16, depth=2)
     word = torch.randn(2, 16)
     seen = [torch.randn(2, 3, dim) for dim in DIMS]
     assert torch.equal(mapper.global_token(seen, word), word)
+    assert all(torch.equal(*pair) for pair in zip(mapper.mixed(seen), seen, strict=True))
+
+
+def test_photos_of_an_object_are_each_mixed_alone(adapter: Any) -> None:
+    one, two = thing(1), thing(2)
+    both = {
+        name: Feature(name, np.concatenate([f.values, two.features[name].values]), tokens=f.tokens)
+        for name, f in one.features.items()
+    }
+    together = adapter.seen(Identity("object", both))
+    raw = [torch.tensor(f.values)[None, None] for f in one.features.values()]
+    for first, second, pair, before in zip(adapter.seen(one), adapter.seen(two), together, raw, strict=True):
+        assert pair.shape == (1, 2, *first.shape[2:])
+        assert torch.allclose(pair, torch.cat([first, second], dim=1), atol=1e-5)
+        assert not torch.allclose(first, before, atol=1e-2)  # the blocks do something
 
 
 def test_a_face_without_a_mask_is_refused(pipe: Any, adapter: Any) -> None:

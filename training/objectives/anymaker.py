@@ -42,12 +42,17 @@ class AnyMakerTrainingConfig(InjectionConfig):
     Attributes:
         vit: folder of the self-supervised ViT.
         hidden: width inside the mapper of the global token.
+        depth: transformer blocks in the mapper.
+        recognised: weight of a loss on the mapper alone: from its class token a linear layer, which training
+            only has, is to read the face's descriptor.
         denoising, decoupled, contrast: weights of the three losses; published: 2, 1 and 0.5.
     """
 
     kind: Literal["anymaker"]
     vit: str
     hidden: int = 256
+    depth: int = Field(2, ge=0)
+    recognised: float = Field(1.0, ge=0)
     denoising: float = Field(2.0, ge=0)
     decoupled: float = Field(1.0, ge=0)
     contrast: float = Field(0.5, ge=0)
@@ -83,6 +88,10 @@ class AnyMakerObjective(InjectionObjective):
         self.mapper, self.cross_attention = adapter.mapper, adapter.cross_attention
         self.decoupler = Decoupler(self.vit.config.hidden_size, self.unet.config["cross_attention_dim"])
         self.trained["decoupler"] = self.decoupler
+        descriptors = torch.from_numpy(self.data.faces.descriptors)
+        self.mean = descriptors.mean(dim=0)
+        self.reader = nn.Linear(self.vit.config.hidden_size, descriptors.shape[1])
+        self.trained["reader"] = self.reader
 
     def _adapter(self, config: AnyMakerTrainingConfig, init_from: str | None) -> AnyMaker:
         if init_from:
@@ -93,11 +102,12 @@ class AnyMakerObjective(InjectionObjective):
             encoders=("mini-vit-object",),
             dims=(self.vit.config.hidden_size,),
             hidden=config.hidden,
+            depth=config.depth,
             output_dim=self.unet.config["cross_attention_dim"],
             mask="face",
             words=NOUNS,
         )
-        mapper = AnyMakerMapper(sizes.dims, sizes.hidden, sizes.output_dim)
+        mapper = AnyMakerMapper(**sizes.mapper_sizes())
         attention = AnyMakerCrossAttention.from_unet(
             self.unet, copy_weights=True, layers=local_layers(self.unet)
         )
@@ -105,7 +115,7 @@ class AnyMakerObjective(InjectionObjective):
 
     @torch.no_grad()
     def seen(self, batch: InjectionBatch) -> Tensor:
-        """Tokens of the references without their background, [B, n, dim]; zeros for nobody."""
+        """What the encoder says of the references without their background, [B, n, dim]; zeros for nobody."""
         self.vit.to(batch.references.device)
         masks = [head_mask((SIDE, SIDE), points) for points in batch.reference_points.cpu().numpy()]
         inside = torch.from_numpy(np.stack(masks))[:, None].to(batch.references.device)
@@ -113,7 +123,7 @@ class AnyMakerObjective(InjectionObjective):
         return tokens * batch.somebody.float()[:, None, None]
 
     def conditions(self, batch: InjectionBatch) -> Tensor:
-        return self.seen(batch)
+        return self.mapper.mixed([self.seen(batch)])[0]
 
     def encode(self, batch: InjectionBatch) -> tuple[Tensor, Tensor]:
         """Encoded captions [B, n, d] before anything is changed, and which of their positions hold the
@@ -154,9 +164,9 @@ class AnyMakerObjective(InjectionObjective):
     def further(
         self, batch: InjectionBatch, step: Denoised, text: tuple[Tensor, Tensor]
     ) -> Mapping[str, Tensor]:
-        """The decoupled branch, and the orthogonality of what the two are told."""
+        """The decoupled branch, the orthogonality of what the two are told, and the mapper's own loss."""
         config = self.config
-        seen = self.seen(batch)
+        seen = self.conditions(batch)
         with torch.no_grad():
             target = all_tokens(self.vit, batch.pictures)[:, 0].float()
         rest = self.decoupler(target)
@@ -169,7 +179,10 @@ class AnyMakerObjective(InjectionObjective):
         known = batch.somebody & text[1].any(dim=1).squeeze(1)
         # Squared: the paper's signed cosine would be smallest at opposite directions, not at orthogonal ones.
         contrast = F.cosine_similarity(self._fused(text, seen), rest).square() * known.float()
+        wanted = batch.descriptors - self.mean.to(batch.descriptors)
+        unread = 1 - F.cosine_similarity(self.reader(seen[:, 0]).float(), wanted)
         return {
             "decoupled": config.decoupled * second.loss(config.min_snr),
             "contrast": config.contrast * contrast.mean(),
+            "unrecognised": config.recognised * (unread * batch.somebody.float()).mean(),
         }
