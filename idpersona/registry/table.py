@@ -154,6 +154,14 @@ def _build() -> Mapping[str, Weight]:
             "mini-wplus's codes of one or more photos",
             needs=("mini", "mini-wplus"),
         ),
+        _embedded(
+            "anymaker-mini",
+            "anymaker-mini",
+            "adapter",
+            "mini-vit's tokens of a subject cut out of its photo",
+            needs=("mini", "mini-vit"),
+            reads=("mini-vit-object",),
+        ),
         _embedded("labeler", "classifiers/labeler", "classifier", face_crop),
         _embedded("attr-judge", "classifiers/attr-judge", "classifier", face_crop, note="for measuring only"),
         Weight(

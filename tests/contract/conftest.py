@@ -291,7 +291,7 @@ METHODS: dict[str, Callable[[str], Row]] = {
     "faceid": _faceid,
     "decor": _decor,
 }
-NO_MINI = ("ip-adapter", "faceid", "anymaker")
+NO_MINI = ("ip-adapter", "faceid")
 """Methods that are read from published files only: there are no weights of them for mini."""
 BASES = ("mini", "sd15", "sdxl")
 ROWS: dict[str, Callable[[], Row]] = {
