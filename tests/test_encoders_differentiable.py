@@ -1,0 +1,81 @@
+"""The descriptor as a differentiable function of a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from idpersona.encoders import get_encoder
+from idpersona.encoders.alignment import align
+from idpersona.encoders.differentiable import FaceDescriptor, aligned
+from idpersona.errors import BadInput
+from idpersona.images import open_photo
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return open_photo("sample:astronaut")
+
+
+@pytest.fixture(scope="module")
+def points(photo: Image.Image) -> np.ndarray:
+    encoder: Any = get_encoder("dlib")
+    return encoder.detect(photo)[0].keypoints
+
+
+def tensor(*photos: Image.Image) -> torch.Tensor:
+    pixels = np.stack([np.asarray(photo) for photo in photos])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def test_crops_are_those_of_the_usual_alignment(photo: Image.Image, points: np.ndarray) -> None:
+    turned, half = photo.rotate(20), photo.reduce(2)
+    angle = np.deg2rad(-20)
+    centre = (np.array(photo.size) - 1) / 2
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    cases = (
+        (photo, points),
+        (turned, (points - centre) @ rotation.T + centre),
+        (half, points / 2 - 0.25),
+        (photo, points + np.array([-200.0, 0.0])),  # partly beyond the edge
+    )
+    for picture, found in cases:
+        crop = aligned(tensor(picture), [found], 64)
+        usual = tensor(align(picture, found, 64, repeat_edges=True))
+        assert float((crop - usual).abs().mean()) < 0.01, "of a range of 2"
+
+
+def test_gradients_reach_the_picture(photo: Image.Image, points: np.ndarray) -> None:
+    reader = FaceDescriptor.load()
+    pictures = tensor(photo, photo).requires_grad_()
+    descriptors = reader(pictures, torch.tensor(np.stack([points, points])))
+    assert descriptors.shape == (2, 128) and torch.allclose(descriptors[0], descriptors[1], atol=1e-5)
+    descriptors[0].square().sum().backward()
+    assert pictures.grad is not None
+    assert bool(pictures.grad[0].any()) and not bool(pictures.grad[1].any())
+    x, y = points.mean(axis=0).astype(int)
+    assert float(pictures.grad[0, :, y, x].abs().sum()) > 0
+    assert not any(p.requires_grad for p in reader.parameters())
+
+
+def test_the_same_person_is_near_and_another_is_not(photo: Image.Image, points: np.ndarray) -> None:
+    reader = FaceDescriptor.load()
+    encoder: Any = get_encoder("dlib")
+    other = open_photo("sample:person-1")
+    keypoints = encoder.detect(other)[0].keypoints
+    darker = photo.point(lambda value: int(0.8 * value))
+    with torch.no_grad():
+        rows = [reader(tensor(p), [k])[0] for p, k in ((photo, points), (darker, points), (other, keypoints))]
+    same, different = (torch.cosine_similarity(rows[0], row, dim=0) for row in rows[1:])
+    assert float(same) > 0.9 and float(different) < 0.5
+
+
+def test_keypoints_that_do_not_fit_are_refused(photo: Image.Image, points: np.ndarray) -> None:
+    with pytest.raises(BadInput, match="one for each picture"):
+        aligned(tensor(photo), [points, points], 64)
+    with pytest.raises(BadInput, match="one spot"):
+        aligned(tensor(photo), [np.zeros((5, 2))], 64)
