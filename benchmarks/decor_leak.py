@@ -1,7 +1,7 @@
 """DECOR on a LoRA that leaks: ``python benchmarks/decor_leak.py --lora assets/lora-eyeglasses``.
 
 A LoRA of rank 4 was trained on faces that all wear eyeglasses, which its caption does not say (recipe
-``lora-eyeglasses``); at twice its strength eyeglasses come whatever is asked for. The same prompts and seeds
+``lora-eyeglasses``); at twice its strength eyeglasses often come unasked. The same prompts and seeds
 are drawn without it, with it, and with DECOR of degree 0, 0.5 and 1 beside it. Told are the share of pictures
 with eyeglasses, and the share of what the prompts did ask for, both by ``attr-judge``; intervals are 95 %
 over seeds.
@@ -38,15 +38,8 @@ LEAKED = "Eyeglasses"
 BATCH = 20
 
 
-def draw(
-    pipe: Any,
-    decor: Any,
-    alpha: float | None,
-    seeds: list[int],
-    options: dict[str, Any],
-    lora: dict[str, Any] | None = None,
-) -> Any:
-    """Pictures of all prompts, {prompt: one for each seed}; ``lora`` is how strongly a loaded LoRA acts."""
+def draw(pipe: Any, decor: Any, alpha: float | None, seeds: list[int], options: dict[str, Any]) -> Any:
+    """Pictures of all prompts, {prompt: one for each seed}."""
     drawn: dict[str, list[Image.Image]] = {}
     with contextlib.ExitStack() as scope:
         if alpha is not None:
@@ -57,11 +50,7 @@ def draw(
                 part = seeds[start : start + BATCH]
                 noise = [torch.Generator().manual_seed(seed) for seed in part]
                 found = pipe(
-                    [prompt] * len(part),
-                    num_inference_steps=25,
-                    guidance_scale=2.0,
-                    generator=noise,
-                    cross_attention_kwargs=lora,
+                    [prompt] * len(part), num_inference_steps=25, guidance_scale=2.0, generator=noise
                 )
                 drawn[prompt] += found.images
     return drawn
@@ -98,10 +87,10 @@ def main() -> int:
     seeds = list(range(given.first, given.first + given.seeds))
     options = json.loads(given.options)
     drawn = {"base": draw(pipe, decor, None, seeds, options)}
-    pipe.load_lora_weights(given.lora)
-    lora = {"scale": given.lora_scale}
+    pipe.load_lora_weights(given.lora, adapter_name="lora")
+    pipe.set_adapters("lora", given.lora_scale)
     for alpha in map(float, given.alphas.split(",")):
-        drawn[f"LoRA, DECOR {alpha:g}"] = draw(pipe, decor, alpha, seeds, options, lora)
+        drawn[f"LoRA, DECOR {alpha:g}"] = draw(pipe, decor, alpha, seeds, options)
     rows, result = [], {}
     for name, pictures in drawn.items():
         leaked, wanted = rates(pictures, judge)
@@ -112,7 +101,8 @@ def main() -> int:
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "decor.json").write_text(json.dumps({"options": options, "seeds": seeds, "rows": result}))
     (given.output / "decor.md").write_text(table + "\n")
-    strips = [[pictures[prompt][n] for pictures in drawn.values()] for prompt in PROMPTS for n in range(3)]
+    shown = range(min(3, len(seeds)))
+    strips = [[pictures[prompt][n] for pictures in drawn.values()] for prompt in PROMPTS for n in shown]
     contact_sheet(strips, columns=list(drawn)).save(given.output / "decor.png")
     print(table)
     return 0

@@ -75,14 +75,17 @@ def aligned(pictures: Tensor, keypoints: Sequence[Any] | np.ndarray, side: int) 
         )
     height, width = pictures.shape[-2:]
     template = ARCFACE_TEMPLATE * (side / 112)
-    # From pixels of a picture and of a crop to grid_sample's -1..1, pixel centres at whole numbers.
-    unit = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
-    crop = np.array([[2 / side, 0, 1 / side - 1], [0, 2 / side, 1 / side - 1], [0, 0, 1]])
+    picture, crop = _to_unit(width, height), _to_unit(side, side)
     places = []
     for points in keypoints:
         values = points.detach().cpu().numpy() if isinstance(points, Tensor) else points
         forth = np.vstack([similarity_transform(values, template), [0.0, 0.0, 1.0]])
-        places.append((unit @ np.linalg.inv(forth) @ np.linalg.inv(crop))[:2])
+        places.append((picture @ np.linalg.inv(forth) @ np.linalg.inv(crop))[:2])
     theta = torch.from_numpy(np.stack(places)).to(pictures)
     grid = F.affine_grid(theta, [len(pictures), 3, side, side], align_corners=False)
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+
+
+def _to_unit(width: int, height: int) -> np.ndarray:
+    """From pixels, whose centres are whole numbers, to ``grid_sample``'s -1..1: float64 [3, 3]."""
+    return np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
