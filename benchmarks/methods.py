@@ -18,6 +18,8 @@ from idpersona.eval.identity import FLOOR, scale_name
 from idpersona.eval.statistics import Interval
 from idpersona.eval.tables import cell, markdown
 
+_SHOWN = ("own", "reference", "others", "own_minus_others", "rank1", "detection")
+
 
 def interval(value: dict[str, Any]) -> Interval:
     """An interval as a report's JSON has it."""
@@ -50,6 +52,7 @@ def identity_table(reports: dict[str, dict[str, Any]], scale: str) -> str:
         "judge",
         "method",
         "to their other photos",
+        "to the reference",
         "to others' photos",
         "own − others",
         "rank-1 of 32",
@@ -60,7 +63,7 @@ def identity_table(reports: dict[str, dict[str, Any]], scale: str) -> str:
 
 
 def _line(judge: str, name: str, row: dict[str, Any], kept: float | None) -> list[Any]:
-    values = [cell(interval(row[key])) for key in ("own", "others", "own_minus_others", "rank1", "detection")]
+    values = [cell(interval(row[key])) for key in _SHOWN]
     return [judge, name, *values, "–" if kept is None else f"{100 * kept:.0f} %"]
 
 

@@ -22,7 +22,7 @@ from idpersona.eval.generation import Studio, without_identity
 from idpersona.eval.judges import Judge
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
-from idpersona.eval.scoring import IdentityScores, Sitting, people_prototypes, score, sit
+from idpersona.eval.scoring import IdentityScores, Sitting, known_people, score, sit
 from idpersona.eval.statistics import paired_difference
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown, ranking_line
@@ -67,8 +67,8 @@ def evaluate_identity(
         {"identity": a.subject.name, "reference": a.subject.reference.file} for a in actors
     ]
     for judge in judges:
-        prototypes = people_prototypes([actor.subject for actor in actors], judge)
-        scores = {name: score(sitting, judge, prototypes, protocol) for name, sitting in sittings.items()}
+        known = known_people([actor.subject for actor in actors], judge)
+        scores = {name: score(sitting, judge, known, protocol) for name, sitting in sittings.items()}
         rows += [_row(judge.name, name, result, protocol) for name, result in scores.items()]
         for index, person in enumerate(people):
             person[judge.name] = {name: _person(result, index) for name, result in scores.items()}
@@ -128,7 +128,7 @@ def _row(judge: str, name: str, result: IdentityScores, protocol: Protocol) -> d
 
 
 def _person(result: IdentityScores, index: int) -> dict[str, float]:
-    names = ("own", "others", "rank1", "detection")
+    names = ("own", "reference", "others", "rank1", "detection")
     return {name: round(float(getattr(result, name)[index]), 5) for name in names}
 
 
@@ -153,13 +153,24 @@ def _table(rows: Sequence[Mapping[str, Any]], gallery: int) -> str:
         "judge",
         "row",
         "own",
+        "to the reference",
         "others",
         "own - others",
         f"rank-1 of {gallery}",
         "detection",
         "own if found",
     )
-    keys = ("judge", "row", "own", "others", "own_minus_others", "rank1", "detection", "own_when_found")
+    keys = (
+        "judge",
+        "row",
+        "own",
+        "reference",
+        "others",
+        "own_minus_others",
+        "rank1",
+        "detection",
+        "own_when_found",
+    )
     return markdown(header, [[row[key] for key in keys] for row in rows])
 
 

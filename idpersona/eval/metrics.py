@@ -2,6 +2,7 @@
 
 * own: cosine of one picture with the normalised mean of the person's *other* photos (the reference, from
   which the identity was read, is not among them). A picture without a found face counts 0.
+* to the reference: cosine with that photo itself; copying its light and make-up pays here, not in own.
 * others: the same picture against the prototypes of all other people, averaged.
 * rank-1: the share of random galleries (the person and 31 others) in which the person's own prototype is
   nearest.

@@ -22,7 +22,7 @@ from idpersona.eval.judges import Judge
 from idpersona.eval.metrics import cosines
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
-from idpersona.eval.scoring import Sitting, people_prototypes, sit
+from idpersona.eval.scoring import Sitting, known_people, sit
 from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown
@@ -79,7 +79,7 @@ def evaluate_pairs(
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = [{"identity": actor.subject.name} for actor in actors]
     for judge in judges:
-        prototypes = people_prototypes([actor.subject for actor in actors], judge)
+        prototypes = known_people([actor.subject for actor in actors], judge).prototypes
         for name, sitting in sittings.items():
             lead = leads(sitting, judge, prototypes)
             rows.append({"judge": judge.name, "row": name, **_figures(lead, sitting, protocol)})

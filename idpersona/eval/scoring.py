@@ -10,7 +10,7 @@ from PIL import Image
 
 from idpersona.eval.finders import Finder, Found
 from idpersona.eval.judges import Judge
-from idpersona.eval.metrics import cosines, own_and_others, person_means, prototype, rank_one
+from idpersona.eval.metrics import cosines, normalise, own_and_others, person_means, prototype, rank_one
 from idpersona.eval.progress import track
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.statistics import Interval, bootstrap
@@ -40,6 +40,7 @@ class IdentityScores:
     """Values per person, float [people]; see :mod:`idpersona.eval.metrics` for the definitions."""
 
     own: np.ndarray
+    reference: np.ndarray
     others: np.ndarray
     rank1: np.ndarray
     detection: np.ndarray
@@ -50,6 +51,7 @@ class IdentityScores:
         """Mean and interval over people of each score and of own - others."""
         values = {
             "own": self.own,
+            "reference": self.reference,
             "others": self.others,
             "own_minus_others": self.own - self.others,
             "rank1": self.rank1,
@@ -61,32 +63,48 @@ class IdentityScores:
         }
 
 
-def people_prototypes(subjects: Sequence[Subject], judge: Judge) -> np.ndarray:
-    """Normalised mean of each subject's other photos: float [people, dim]."""
-    photos = [photo for subject in subjects for photo in subject.others]
+@dataclass(frozen=True)
+class Known:
+    """What a judge knows of the people, normalised, float [people, dim] each."""
+
+    prototypes: np.ndarray
+    """Mean of each one's other photos."""
+    references: np.ndarray
+    """The photo from which the identity is read."""
+
+
+def known_people(subjects: Sequence[Subject], judge: Judge) -> Known:
+    """Look at each subject's reference and other photos."""
+    photos = [photo for subject in subjects for photo in (subject.reference, *subject.others)]
     embeddings = judge.embed([p.image for p in photos], [p.keypoints for p in photos])
-    ends = np.cumsum([len(subject.others) for subject in subjects])
-    return np.stack([prototype(rows) for rows in np.split(embeddings, ends[:-1])])
+    ends = np.cumsum([1 + len(subject.others) for subject in subjects])
+    each = np.split(embeddings, ends[:-1])
+    return Known(
+        prototypes=np.stack([prototype(rows[1:]) for rows in each]),
+        references=normalise(np.stack([rows[0] for rows in each])),
+    )
 
 
-def score(sitting: Sitting, judge: Judge, prototypes: np.ndarray, protocol: Protocol) -> IdentityScores:
+def score(sitting: Sitting, judge: Judge, known: Known, protocol: Protocol) -> IdentityScores:
     """Scores of one row by one judge; the gallery shrinks to the number of people when there are fewer."""
-    people = len(prototypes)
+    people = len(known.prototypes)
     found = np.array([face is not None for face in sitting.faces])
-    embeddings = np.zeros((len(found), prototypes.shape[1]), np.float32)
+    embeddings = np.zeros((len(found), known.prototypes.shape[1]), np.float32)
     if found.any():
         seen = [
             (p, f.keypoints) for p, f in zip(sitting.pictures, sitting.faces, strict=True) if f is not None
         ]
         embeddings[found] = judge.embed([p for p, _ in seen], [k for _, k in seen])
-    table = cosines(embeddings, prototypes)
+    table = cosines(embeddings, known.prototypes)
     own, others = own_and_others(table, sitting.owners)
+    reference = (normalise(embeddings) * known.references[sitting.owners]).sum(axis=1)
     gallery = min(protocol.gallery, people)
     hits = rank_one(
         table, sitting.owners, found, gallery=gallery, galleries=protocol.galleries, seed=protocol.seed
     )
     return IdentityScores(
         own=person_means(own, sitting.owners, people),
+        reference=person_means(reference, sitting.owners, people),
         others=person_means(others, sitting.owners, people),
         rank1=person_means(hits, sitting.owners, people),
         detection=person_means(found.astype(np.float64), sitting.owners, people),

@@ -23,7 +23,7 @@ from idpersona.eval.generation import Shot, Studio
 from idpersona.eval.judges import Judge
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
-from idpersona.eval.scoring import people_prototypes, score, sit
+from idpersona.eval.scoring import known_people, score, sit
 from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown
@@ -62,7 +62,7 @@ def evaluate_sliders(
             raise UnknownName("direction", name, NAMES)
     subjects, failures = gather_subjects(protocol, store, finder, cache=cache, quiet=studio.quiet)
     actors, unread = cast_actors(studio.adapter, subjects, protocol, quiet=studio.quiet)
-    prototypes = {judge.name: people_prototypes([a.subject for a in actors], judge) for judge in judges}
+    known = {judge.name: known_people([a.subject for a in actors], judge) for judge in judges}
     rows: list[dict[str, Any]] = []
     people: list[dict[str, Any]] = [{"identity": actor.subject.name} for actor in actors]
     strips: list[Sequence[Image.Image]] = []
@@ -83,7 +83,7 @@ def evaluate_sliders(
             for step, one in zip(STEPS, pictures, strict=True)
         ]
         likeness = {
-            judge.name: np.stack([score(s, judge, prototypes[judge.name], protocol).own for s in sittings])
+            judge.name: np.stack([score(s, judge, known[judge.name], protocol).own for s in sittings])
             for judge in judges
         }
         rows.append({"direction": name, **figures(said, likeness, amount, protocol)})

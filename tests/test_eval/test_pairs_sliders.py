@@ -13,7 +13,7 @@ from idpersona.errors import BadInput, UnknownName
 from idpersona.eval import evaluate_pairs, evaluate_sliders
 from idpersona.eval.generation import Studio
 from idpersona.eval.pairs import leads
-from idpersona.eval.scoring import people_prototypes, sit
+from idpersona.eval.scoring import known_people, sit
 from idpersona.eval.sliders import figures
 from idpersona.eval.subjects import gather_subjects
 from idpersona.testing.wplus import tiny_wplus
@@ -56,7 +56,7 @@ def test_a_face_leads_when_it_is_its_own_person(
 ) -> None:
     four = protocol.model_copy(update={"people": 4})
     subjects, _ = gather_subjects(four, store, finder, cache=face_cache, quiet=True)
-    prototypes = people_prototypes(subjects, judge)
+    prototypes = known_people(subjects, judge).prototypes
     own = [subject.others[0].framed(160)[0] for subject in subjects]
     right = leads(sit("r", own, range(4), finder, quiet=True), judge, prototypes)
     swapped = leads(

@@ -14,7 +14,7 @@ from idpersona.errors import BadInput
 from idpersona.eval import evaluate_identity, evaluate_pose, evaluate_prompt, evaluate_reconstruction
 from idpersona.eval.autoencoder import psnr, roundtrip, ssim
 from idpersona.eval.generation import Studio
-from idpersona.eval.scoring import people_prototypes, score, sit
+from idpersona.eval.scoring import known_people, score, sit
 from idpersona.eval.subjects import gather_subjects
 
 
@@ -74,13 +74,14 @@ def test_scores_follow_the_owners_past_a_picture_without_a_face(
 ) -> None:
     """Two pictures of each of three people, one of them noise; every number by hand."""
     subjects, _ = gather_subjects(protocol, store, finder, cache=face_cache, quiet=True)
-    prototypes = people_prototypes(subjects, judge)
+    known = known_people(subjects, judge)
+    prototypes = known.prototypes
     faces = [subject.others[0].framed(160)[0] for subject in subjects]
     pictures = [faces[0], noise_picture, faces[1], faces[2], faces[2], faces[1]]
     owners = [0, 0, 1, 1, 2, 2]
     sitting = sit("mixed", pictures, owners, finder, quiet=True)
     assert [face is not None for face in sitting.faces] == [True, False, True, True, True, True]
-    result = score(sitting, judge, prototypes, protocol)
+    result = score(sitting, judge, known, protocol)
     seen = [(p, f.keypoints) for p, f in zip(sitting.pictures, sitting.faces, strict=True) if f is not None]
     vectors = judge.embed([p for p, _ in seen], [k for _, k in seen])
     table = vectors @ prototypes.T / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -92,6 +93,13 @@ def test_scores_follow_the_owners_past_a_picture_without_a_face(
     assert result.own_when_found == pytest.approx(
         np.mean([table[n, o] for n, o in enumerate([0, 1, 1, 2, 2])])
     )
+    near = [
+        vectors[n] @ known.references[o] / np.linalg.norm(vectors[n]) for n, o in enumerate([0, 1, 1, 2, 2])
+    ]
+    assert result.reference == pytest.approx([near[0] / 2, np.mean(near[1:3]), np.mean(near[3:])], abs=1e-5)
+    photos = [subject.reference for subject in subjects]
+    read = judge.embed([p.image for p in photos], [p.keypoints for p in photos])
+    assert np.allclose(known.references, read / np.linalg.norm(read, axis=1, keepdims=True), atol=1e-6)
     # With three people the gallery is all of them.
     best = table.argmax(axis=1)
     hits = [(best[0] == 0) / 2, np.mean(best[1:3] == 1), np.mean(best[3:] == 2)]
