@@ -81,6 +81,8 @@ LEAKING = (
     "a photo of an old man",
 )
 LEAKED = "a photo of a person with eyeglasses"
+LORA_SCALE = 2.0
+"""The strength at which the LoRA leaks (``benchmarks/decor_leak.py``)."""
 PAIRS = (
     ("sample:person-1", "sample:person-2"),
     ("sample:person-3", "sample:person-4"),
@@ -165,8 +167,9 @@ def _decor(easel: Easel) -> None:
     from idpersona.adapters import load_adapter
 
     decor, rows = load_adapter("decor"), [easel.draw(LEAKING)]
-    easel.pipe.load_lora_weights(ASSETS / "lora-eyeglasses")
+    easel.pipe.load_lora_weights(ASSETS / "lora-eyeglasses", adapter_name="lora")
     try:
+        easel.pipe.set_adapters("lora", LORA_SCALE)
         for degree in (0.0, 0.5, 1.0):
             with decor.attach(easel.pipe, scale=degree, prompt=LEAKED):
                 rows.append(easel.draw(LEAKING))

@@ -33,6 +33,7 @@ from idpersona.training.objectives.injection import (
     InjectionConfig,
     InjectionObjective,
     frozen,
+    resumed,
 )
 
 
@@ -94,10 +95,6 @@ class AnyMakerObjective(InjectionObjective):
         self.trained["reader"] = self.reader
 
     def _adapter(self, config: AnyMakerTrainingConfig, init_from: str | None) -> AnyMaker:
-        if init_from:
-            adapter = AnyMaker.from_pretrained(init_from).to(dtype=torch.float32)
-            adapter.check_fits(self.unet)
-            return adapter
         sizes = AnyMakerConfig(
             encoders=("mini-vit-object",),
             dims=(self.vit.config.hidden_size,),
@@ -107,6 +104,8 @@ class AnyMakerObjective(InjectionObjective):
             mask="face",
             words=NOUNS,
         )
+        if init_from:
+            return resumed(AnyMaker, init_from, sizes, self.unet, free=("mask", "words"))
         mapper = AnyMakerMapper(**sizes.mapper_sizes())
         attention = AnyMakerCrossAttention.from_unet(
             self.unet, copy_weights=True, layers=local_layers(self.unet)

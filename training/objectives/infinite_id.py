@@ -26,6 +26,7 @@ from idpersona.training.objectives.injection import (
     InjectionConfig,
     InjectionObjective,
     frozen,
+    resumed,
 )
 
 
@@ -75,10 +76,6 @@ class InfiniteIDObjective(InjectionObjective):
             layer.set_processor(self.processors[name])  # type: ignore[arg-type]
 
     def _adapter(self, config: InfiniteIDTrainingConfig, init_from: str | None) -> InfiniteID:
-        if init_from:
-            adapter = InfiniteID.from_pretrained(init_from).to(dtype=torch.float32)
-            adapter.check_fits(self.unet)
-            return adapter
         side = self.vit.config.image_size // self.vit.config.patch_size
         sizes = InfiniteIDConfig(
             image_encoder="mini-vit",
@@ -90,6 +87,8 @@ class InfiniteIDObjective(InjectionObjective):
             face_hidden=config.face_hidden,
             output_dim=self.unet.config["cross_attention_dim"],
         )
+        if init_from:
+            return resumed(InfiniteID, init_from, sizes, self.unet, free=("style_merge", "text", "mixed"))
         mapper = InfiniteIDMapper(**sizes.mapper_sizes())
         standardise_input(mapper.face_mapper[0], self.data.faces.descriptors)  # type: ignore[arg-type]
         attention = InfiniteIDCrossAttention.from_unet(self.unet, copy_weights=True)

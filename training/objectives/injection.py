@@ -8,7 +8,7 @@ that copying a reference cannot pay alone. Beside the denoising error there is t
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from transformers import CLIPTokenizer
 from idpersona.adapters.base import Adapter
 from idpersona.adapters.checkpoint import load_component
 from idpersona.attention.kernels import Kernel, eager, sdpa
+from idpersona.errors import BadInput
 from idpersona.training.data.framing import frame_pixels
 from idpersona.training.data.pictures import jitter, to_tensor
 from idpersona.training.keyed import StepKey
@@ -302,6 +303,21 @@ class InjectionObjective(Objective):
     def export(self, folder: Path) -> None:
         """Write the adapter as a folder of its own."""
         self.adapter.save_pretrained(folder / self.folder)
+
+
+def resumed(kind: type[Any], folder: str, wanted: Any, unet: nn.Module, *, free: Sequence[str] = ()) -> Any:
+    """The adapter of class ``kind`` that a run left in ``folder``, float32, to go on with as ``wanted``.
+
+    Raises BadInput where the two configurations differ in a field that is not ``free`` to change.
+    """
+    adapter = kind.from_pretrained(folder).to(dtype=torch.float32)
+    adapter.check_fits(unet)
+    held, asked = adapter.config.to_dict(), wanted.to_dict()
+    for name in asked:
+        if name not in free and held[name] != asked[name]:
+            raise BadInput(f"init_from: {folder} has {name} {held[name]}, this recipe asks for {asked[name]}")
+    adapter.config = wanted
+    return adapter
 
 
 def frozen(component: Any, folder: str, what: str, recipe: str) -> Any:

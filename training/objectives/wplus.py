@@ -7,7 +7,6 @@ with the code, and the picture must stay near what the base draws without one.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,6 @@ from idpersona.adapters.wplus.config import WPlusConfig
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
 from idpersona.encoders.masks import head_mask
 from idpersona.encoders.style import StyleEncoder
-from idpersona.errors import BadInput
 from idpersona.seams.cross import cross_scope
 from idpersona.training.data.framing import SIDE
 from idpersona.training.keyed import StepKey
@@ -34,6 +32,7 @@ from idpersona.training.objectives.injection import (
     InjectionConfig,
     InjectionObjective,
     frozen,
+    resumed,
 )
 
 STAGE_1_PROMPT = "a photo of a person"
@@ -79,14 +78,6 @@ class WPlusObjective(InjectionObjective):
         self.stage_1_ids: Tensor = ids
 
     def _adapter(self, config: WPlusTrainingConfig, init_from: str | None) -> WPlus:
-        if init_from:
-            adapter = WPlus.from_pretrained(init_from).to(dtype=torch.float32)
-            adapter.check_fits(self.unet)
-            if len(adapter.config.groups) != config.tokens:
-                held = len(adapter.config.groups)
-                raise BadInput(f"objective.tokens is {config.tokens}, {init_from} makes {held}")
-            adapter.config = dataclasses.replace(adapter.config, delay=config.delay)
-            return adapter
         rows, dim = self.style.config["rows"], self.style.config["dim"]
         groups = tuple(len(part) for part in np.array_split(np.arange(rows), config.tokens))
         sizes = WPlusConfig(
@@ -97,6 +88,8 @@ class WPlusObjective(InjectionObjective):
             output_dim=self.unet.config["cross_attention_dim"],
             delay=config.delay,
         )
+        if init_from:
+            return resumed(WPlus, init_from, sizes, self.unet, free=("delay",))
         mapper = WPlusMapper(dim, groups, sizes.output_dim)
         return WPlus(mapper, WPlusCrossAttention.from_unet(self.unet, copy_weights=True), sizes)
 
