@@ -30,6 +30,17 @@ def test_shipped_protocol_asks_in_words_the_captions_use() -> None:
     assert set(protocol.prompts.with_identity) <= set(protocol.prompts.attributes)
 
 
+def test_methods_are_compared_on_a_part_of_the_standard_protocol() -> None:
+    whole, part = Protocol.load("standard"), Protocol.load("methods")
+    kept = whole.prompts.with_identity
+    assert part.scales == (1.0,) and tuple(part.prompts.attributes) == kept
+    attributes = {name: whole.prompts.attributes[name] for name in kept}
+    prompts = whole.prompts.model_copy(
+        update={"attributes": attributes, "seeds": whole.prompts.identity_seeds}
+    )
+    assert part == whole.model_copy(update={"name": "methods", "scales": (1.0,), "prompts": prompts})
+
+
 def test_shipped_protocol_finds_its_people() -> None:
     protocol = Protocol.load("standard")
     candidates = protocol.candidates()
@@ -82,7 +93,7 @@ def test_a_wrong_field_is_named(faces_folder: Path, tmp_path: Path, change: dict
 
 
 def test_missing_and_broken_files_are_one_line(tmp_path: Path, protocol: Protocol) -> None:
-    with pytest.raises(BadInput, match="known protocols: standard"):
+    with pytest.raises(BadInput, match="known protocols: methods, standard"):
         Protocol.load("nothing")
     broken = tmp_path / "broken.json"
     broken.write_bytes(b"\xff\xfe{")
