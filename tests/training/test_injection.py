@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -222,6 +224,59 @@ def test_directions_are_added_to_the_adapter(runs, vae_run, labeler_run, trained
     adapter = trained("wplus") / "wplus"
     add_directions(adapter, runs["style"] / "encoder", labeler_run / "model", str(vae_run / "vae"))
     assert set(WPlus.from_pretrained(adapter).directions()) == set(NAMES)
+
+
+@pytest.fixture(scope="module")
+def slider_recipe(runs, diffusion_run, vae_run, labeler_run, trained, recipe_writer, tmp_path_factory):
+    """Writes the tiny recipe that trains directions, with changes."""
+    folder = tmp_path_factory.mktemp("sliders")
+    shutil.copytree(trained("wplus") / "wplus", folder / "wplus")
+    add_directions(folder / "wplus", runs["style"] / "encoder", labeler_run / "model", str(vae_run / "vae"))
+
+    def write(**changes):
+        objective = {
+            "kind": "sliders",
+            "base": str(diffusion_run / "base"),
+            "adapter": str(folder / "wplus"),
+            "style": str(runs["style"] / "encoder"),
+            "labeler": str(labeler_run / "model"),
+            **changes,
+        }
+        return recipe_writer(tmp_path_factory.mktemp("run"), "sliders", objective, loop={"steps": 2})
+
+    return folder / "wplus", write
+
+
+def test_sliders_are_trained_and_the_adapter_is_not(slider_recipe):
+    start, write = slider_recipe
+    before, after = WPlus.from_pretrained(start), WPlus.from_pretrained(run_recipe(write()) / "wplus")
+    for name in ("mapper", "cross_attention"):
+        own = before.parts[name].state_dict()
+        assert all(torch.equal(own[key], value) for key, value in after.parts[name].state_dict().items())
+    moved = (after.own_directions.steps - before.own_directions.steps).abs().amax(dim=(1, 2))
+    assert (moved > 0).any() and after.own_directions.config["names"] == before.own_directions.config["names"]
+
+
+def test_a_direction_learns_from_the_pictures_that_it_moves(slider_recipe):
+    objective = build(slider_recipe[1]())
+    loss, figures = objective.loss(KEY)
+    loss.backward()
+    _, chosen, amounts = objective._samples(KEY)
+    learnt = objective.trained["steps"].grad.abs().amax(dim=(1, 2)) > 0
+    assert {n for n, value in enumerate(learnt.tolist()) if value} == set(chosen.tolist())
+    assert amounts.abs().max() <= 2 and figures["missed"] > 0 and figures["beside"] > 0
+    still = build(slider_recipe[1](amount=0.0)).loss(KEY)[1]
+    assert still == {"missed": 0, "beside": 0, "length": 0}
+
+
+def test_an_adapter_without_directions_has_no_sliders(slider_recipe, trained, tmp_path):
+    shutil.copytree(trained("wplus") / "wplus", tmp_path / "wplus")
+    shutil.rmtree(tmp_path / "wplus" / "directions", ignore_errors=True)
+    head = json.loads((tmp_path / "wplus" / "adapter.json").read_text())
+    head["parts"] = [part for part in head["parts"] if part != "directions"]
+    (tmp_path / "wplus" / "adapter.json").write_text(json.dumps(head))
+    with pytest.raises(BadInput, match="no directions to start from"):
+        build(slider_recipe[1](adapter=str(tmp_path / "wplus")))
 
 
 def test_a_direction_is_what_one_attribute_adds_while_the_others_stay():

@@ -22,6 +22,7 @@ KINDS = (
     "wplus",
     "anymaker",
     "lora",
+    "sliders",
 )
 
 
@@ -94,4 +95,8 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.lora import LoraConfig, LoraObjective
 
         return LoraObjective(config(LoraConfig))
+    if kind == "sliders":
+        from idpersona.training.objectives.sliders import SlidersConfig, SlidersObjective
+
+        return SlidersObjective(config(SlidersConfig))
     raise UnknownName("training objective", kind, KINDS)

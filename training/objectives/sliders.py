@@ -1,0 +1,169 @@
+"""Train the W+ adapter's editing directions on what they do to drawn pictures.
+
+Directions found in the codes of photos (:mod:`idpersona.training.directions`) say how codes differ, not what
+the adapter makes of it. Here they start from those and are moved, everything else frozen, until an amount of
+1 changes the answer of the ``labeler`` to a drawn picture by the spread that its answers have over photos,
+whoever is drawn and from whatever noise, while its answers about everything else stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from idpersona.adapters.wplus.adapter import WPlus
+from idpersona.adapters.wplus.branch import ResidualBranch
+from idpersona.attention.kernels import Kernel, eager, sdpa
+from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.encoders.style import StyleEncoder
+from idpersona.errors import BadInput
+from idpersona.seams.cross import cross_scope
+from idpersona.training.data.faces import FaceData, sampling_weights
+from idpersona.training.data.pictures import CLASSIFIER_SIDE, run_over, shrink, to_tensor
+from idpersona.training.directions import NAMES
+from idpersona.training.keyed import StepKey
+from idpersona.training.latents import Latents
+from idpersona.training.loop import Objective
+from idpersona.training.objectives.denoising import Predict, draw
+from idpersona.training.objectives.injection import frozen
+from idpersona.training.objectives.wplus import STAGE_1_PROMPT
+from idpersona.training.weights import channels_last, require_folder
+
+_SPREAD_PHOTOS = 1024
+
+
+class SlidersConfig(BaseModel):
+    """What is trained and on what.
+
+    Attributes:
+        base: folder of the text-to-image pipeline.
+        adapter: folder of a W+ adapter that has directions.
+        style: folder of the encoder of its W+ space.
+        labeler: folder of the attribute classifier that says what a picture shows.
+        prompt: of all drawings.
+        amount: directions are applied by up to so much, either way.
+        others: weight of what changes in all other attributes, beside the one that shall.
+        length: weight of the squared change of a code, whose numbers have a spread of about 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["sliders"]
+    base: str
+    adapter: str
+    style: str
+    labeler: str
+    prompt: str = STAGE_1_PROMPT
+    amount: float = Field(2.0, ge=0)
+    others: float = Field(1.0, ge=0)
+    length: float = Field(0.1, ge=0)
+
+
+class SlidersObjective(Objective):
+    """See the module's docstring."""
+
+    def __init__(self, config: SlidersConfig):
+        self.config = config
+        base = require_folder(config.base, "text-to-image model", "mini")
+        pipe: Any = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
+        self.latents = Latents(str(Path(base) / "vae"))
+        self.unet: Any = channels_last(pipe.unet.requires_grad_(False))
+        self.kernel: Kernel = sdpa
+        if not torch.cuda.is_available():
+            self.kernel = eager
+            self.unet.set_attn_processor(AttnProcessor())
+        adapter: Any = WPlus.from_pretrained(require_folder(config.adapter, "W+ adapter", "wplus-2"))
+        if adapter.own_directions is None:
+            raise BadInput(
+                f"objective.adapter: {config.adapter} has no directions to start from: "
+                "python -m idpersona.training.directions finds some"
+            )
+        adapter.check_fits(self.unet)
+        self.adapter = adapter.to(dtype=torch.float32)
+        for part in self.adapter.parts.values():
+            part.requires_grad_(False)
+        self.style: Any = frozen(StyleEncoder, config.style, "W+ encoder", "mini-style")
+        self.labeler: Any = frozen(SmallFaceCNN, config.labeler, "attribute classifier", "labeler")
+        self.names = list(adapter.own_directions.config["names"])
+        labels = list(self.labeler.config["labels"])
+        self.columns = torch.tensor([labels.index(NAMES[name][0]) for name in self.names])
+        self.signs = torch.tensor([NAMES[name][1] for name in self.names])
+        self.trained = nn.ParameterDict({"steps": nn.Parameter(adapter.own_directions.steps.clone())})
+        with torch.no_grad():
+            ids = pipe.tokenizer(config.prompt, padding="max_length", return_tensors="pt").input_ids
+            self.context: Tensor = pipe.text_encoder(ids)[0]
+        self.faces = FaceData.open("train")
+        self.weights = sampling_weights(self.faces)
+        rows = np.random.default_rng(0).permutation(len(self.faces))[:_SPREAD_PHOTOS]
+        answers = run_over(self.labeler, rows, lambda row: shrink(self.faces.framed(row)))
+        self.spread = answers.std(dim=0).clamp(min=1e-3)
+
+    def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
+        steps = self.trained["steps"]
+        codes, chosen, amounts = (value.to(steps.device) for value in self._samples(key))
+        moved = codes + amounts[:, None, None] * steps[chosen]
+        with torch.no_grad():
+            before = self._answers(draw(self._predictor(codes), self._shape(), key, steps.device).estimate())
+        drawn = draw(self._predictor(moved), self._shape(), key, steps.device)
+        change = (self._answers(drawn.estimate()) - before) / self.spread.to(steps.device)
+        columns = self.columns.to(steps.device)[chosen]
+        wanted = amounts * self.signs.to(steps.device)[chosen]
+        missed = F.smooth_l1_loss(change.gather(1, columns[:, None])[:, 0], wanted, reduction="none")
+        beside = change.scatter(1, columns[:, None], 0.0).square().mean(dim=1)
+        length = (moved - codes).square().mean(dim=(1, 2))
+        # Early on the way an estimate is a blur, of which the classifier knows little.
+        terms = drawn.signal() * (missed + self.config.others * beside) + self.config.length * length
+        figures = {"missed": missed, "beside": beside, "length": length}
+        return terms.mean(), {name: float(value.detach().mean()) for name, value in figures.items()}
+
+    def _samples(self, key: StepKey) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes [B, rows, dim] of photos, the number of a direction for each, and its amount, [B]."""
+        photos, chosen, amounts = [], [], []
+        for index in key.indices:
+            rng = key.rng(index)
+            row = int(np.searchsorted(self.weights, rng.random()))
+            photos.append(self.faces.framed_random(row, rng, wide=False)[0])
+            chosen.append(int(rng.integers(len(self.names))))
+            amounts.append(float(rng.uniform(-1, 1)) * self.config.amount)
+        device = self.trained["steps"].device
+        with torch.no_grad():
+            codes = self.style.to(device)(self.latents(to_tensor(photos).to(device))).float()
+        return codes, torch.tensor(chosen), torch.tensor(amounts)
+
+    def _shape(self) -> tuple[int, int, int]:
+        size = int(self.unet.config["sample_size"])
+        return int(self.unet.config["in_channels"]), size, size
+
+    def _predictor(self, codes: Tensor) -> Predict:
+        self.unet.to(codes.device)
+        self.adapter.to(codes.device)
+        adapter: Any = self.adapter
+        branch = ResidualBranch(adapter.cross_attention, adapter.mapper(codes), kernel=self.kernel)
+        context = self.context.to(codes.device).expand(len(codes), -1, -1)
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
+            with cross_scope(self.unet, [branch]):
+                return self.unet(noisy, timesteps, context, return_dict=False)[0].float()
+
+        return predict
+
+    def _answers(self, latents: Tensor) -> Tensor:
+        """Logits [B, attributes] of the pictures that ``latents`` stand for; gradients pass."""
+        vae: Any = self.latents.vae
+        pictures = vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0]
+        return self.labeler.to(latents.device)(F.adaptive_avg_pool2d(pictures, CLASSIFIER_SIDE)).float()
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter with its new directions as ``wplus``."""
+        self.adapter.own_directions.steps = self.trained["steps"].detach().cpu().clone()
+        self.adapter.save_pretrained(folder / "wplus")
