@@ -1,8 +1,9 @@
 """All methods in one table: ``python benchmarks/methods.py instantid=reports/instantid wplus=reports/wplus``.
 
 Each folder holds what ``idpersona eval identity --adapter NAME`` and ``eval prompt --adapter NAME`` wrote.
-The people, seeds and judges of all must be the same. ``kept`` is the share of the first method's margin over
-the floor that a method keeps.
+The people, seeds and judges of all must be the same. ``margin`` is what own - others has gained over the base
+without identity, paired by person, with a 95 % interval over people; ``kept`` is the share of the first
+method's margin that a method keeps.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from idpersona.errors import BadInput
 from idpersona.eval.identity import FLOOR, scale_name
-from idpersona.eval.statistics import Interval
+from idpersona.eval.statistics import Interval, paired_difference
 from idpersona.eval.tables import cell, markdown
 
 _SHOWN = ("own", "reference", "others", "own_minus_others", "rank1", "detection")
@@ -42,12 +45,12 @@ def identity_table(reports: dict[str, dict[str, Any]], scale: str) -> str:
         first: float | None = None
         for number, (name, report) in enumerate(reports.items()):
             rows = {row["row"]: row for row in report["rows"] if row["judge"] == judge}
-            floor = interval(rows[FLOOR]["own_minus_others"]).mean
             if not number:
-                lines.append(_line(judge, "base without identity", rows[FLOOR], None))
-            margin = interval(rows[scale]["own_minus_others"]).mean - floor
-            first = margin if first is None else first
-            lines.append(_line(judge, name, rows[scale], margin / first))
+                lines.append(_line(judge, "base without identity", rows[FLOOR], "–", "–"))
+            gained = margin(report, judge, scale)
+            first = gained.mean if first is None else first
+            kept = f"{100 * gained.mean / first:.0f} %"
+            lines.append(_line(judge, name, rows[scale], cell(gained), kept))
     header = (
         "judge",
         "method",
@@ -57,14 +60,23 @@ def identity_table(reports: dict[str, dict[str, Any]], scale: str) -> str:
         "own − others",
         "rank-1 of 32",
         "detection",
+        "margin",
         "kept",
     )
     return markdown(header, lines)
 
 
-def _line(judge: str, name: str, row: dict[str, Any], kept: float | None) -> list[Any]:
-    values = [cell(interval(row[key])) for key in _SHOWN]
-    return [judge, name, *values, "–" if kept is None else f"{100 * kept:.0f} %"]
+def margin(report: dict[str, Any], judge: str, scale: str) -> Interval:
+    """Own - others at ``scale`` less own - others of the floor, of the same people."""
+
+    def gap(row: str) -> np.ndarray:
+        return np.array([p[judge][row]["own"] - p[judge][row]["others"] for p in report["people"]])
+
+    return paired_difference(gap(scale), gap(FLOOR))
+
+
+def _line(judge: str, name: str, row: dict[str, Any], *more: str) -> list[Any]:
+    return [judge, name, *(cell(interval(row[key])) for key in _SHOWN), *more]
 
 
 def prompt_table(reports: dict[str, dict[str, Any]]) -> str:

@@ -44,7 +44,7 @@ CLASSIFIERS = {
 """Run -> folder in the assets, of small networks."""
 ADAPTERS = {
     "infinite-id/infinite-id": "infinite-id-mini",
-    "wplus-2/wplus": "wplus-mini",
+    "sliders/wplus": "wplus-mini",
 }
 """Folder of a run -> folder in the assets, of adapters that are published as they were trained."""
 
