@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from idpersona.adapters.wplus.adapter import WPlus
 from idpersona.adapters.wplus.directions import WPlusDirections
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.encoders.style import StyleEncoder
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, UnknownName
 from idpersona.training.command import exit_status
 from idpersona.training.data.faces import FaceData
 from idpersona.training.data.pictures import run_over, shrink
@@ -48,6 +49,20 @@ RIDGE = 0.01
 """Of the attributes' own variance: keeps attributes that always come together from cancelling each other."""
 
 
+def attribute_of(name: str, labels: Sequence[str]) -> tuple[int, float]:
+    """Which of a classifier's ``labels`` the direction ``name`` moves, and which way of it is up.
+
+    Raises:
+        UnknownName: no such direction; BadInput: the classifier does not know its attribute.
+    """
+    if name not in NAMES:
+        raise UnknownName("direction", name, NAMES)
+    attribute, sign = NAMES[name]
+    if attribute not in labels:
+        raise BadInput(f"the classifier knows no attribute {attribute}, which '{name}' needs")
+    return list(labels).index(attribute), sign
+
+
 def find_directions(codes: np.ndarray, answers: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
     """A direction for each of :data:`NAMES`: float32 [rows, dim].
 
@@ -64,11 +79,9 @@ def find_directions(codes: np.ndarray, answers: np.ndarray, names: list[str]) ->
     gram = told.T @ told / len(told) + RIDGE * np.eye(told.shape[1])
     effect = np.linalg.solve(gram, told.T @ flat / len(told))
     found = {}
-    for name, (attribute, sign) in NAMES.items():
-        if attribute not in names:
-            raise BadInput(f"the classifier knows no attribute {attribute}, which '{name}' needs")
-        row = sign * effect[names.index(attribute)]
-        found[name] = row.reshape(codes.shape[1:]).astype(np.float32)
+    for name in NAMES:
+        column, sign = attribute_of(name, names)
+        found[name] = (sign * effect[column]).reshape(codes.shape[1:]).astype(np.float32)
     return found
 
 

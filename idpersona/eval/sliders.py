@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from idpersona.errors import BadInput, UnknownName
+from idpersona.errors import BadInput
 from idpersona.eval.attributes import AttributeClassifier
 from idpersona.eval.casting import Actor, cast_actors, person_seed
 from idpersona.eval.finders import Finder
@@ -29,7 +29,7 @@ from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown
 from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
-from idpersona.training.directions import NAMES
+from idpersona.training.directions import attribute_of
 
 STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Parts of the strongest amount."""
@@ -52,14 +52,12 @@ def evaluate_sliders(
     """Move ``directions`` of an adapter that has such (``adapter.edit``) by up to ``amount`` either way.
 
     Raises:
-        BadInput: the adapter has no directions, or no judge is given.
-        UnknownName: a direction that the classifier cannot judge.
+        BadInput: no adapter with directions, no judge, or a direction that the classifier cannot judge.
+        UnknownName: no such direction.
     """
     if not hasattr(studio.adapter, "edit") or not judges:
         raise BadInput("measuring sliders needs an adapter with editing directions, as wplus, and a judge")
-    for name in directions:
-        if name not in NAMES:
-            raise UnknownName("direction", name, NAMES)
+    meant = {name: attribute_of(name, classifier.labels) for name in directions}
     subjects, failures = gather_subjects(protocol, store, finder, cache=cache, quiet=studio.quiet)
     actors, unread = cast_actors(studio.adapter, subjects, protocol, quiet=studio.quiet)
     known = {judge.name: known_people([a.subject for a in actors], judge) for judge in judges}
@@ -71,11 +69,10 @@ def evaluate_sliders(
     unmoved = _draw(studio, protocol, actors, "unmoved", 0.0, scale)
     still = sit("unmoved", unmoved, range(len(actors)), finder, quiet=True)
     for name in directions:
-        attribute, sign = NAMES[name]
+        column, sign = meant[name]
         pictures = [
             _draw(studio, protocol, actors, name, step * amount, scale) if step else unmoved for step in STEPS
         ]
-        column = classifier.labels.index(attribute)
         said = np.stack([classifier.probabilities(one)[:, column] for one in pictures])
         said = said if sign > 0 else 1 - said
         sittings = [

@@ -202,3 +202,58 @@ def diffusion_run(diffusion_objective: dict, tmp_path_factory: pytest.TempPathFa
 def recipe_writer():
     """``write_recipe``."""
     return write_recipe
+
+
+@pytest.fixture(scope="session")
+def runs(vae_run, recipe_writer, tmp_path_factory):
+    """Tiny runs of the networks that the adapters look through: name -> folder of the run."""
+    folder = tmp_path_factory.mktemp("runs")
+    vae = str(vae_run / "vae")
+    vit = {"kind": "masked-autoencoder", "patch": 32, "width": 16, "layers": 1, "heads": 2}
+    latent = {"kind": "latent-descriptor", "vae": vae, "widths": [8, 8, 8], "blocks": 1}
+    made = {
+        "vit": run_recipe(recipe_writer(folder, "mini-vit", vit)),
+        "latent": run_recipe(recipe_writer(folder, "latent-descriptor", latent)),
+    }
+    style = {"kind": "style-autoencoder", "vae": vae, "rows": 6, "dim": 16, "widths": [8, 8, 8], "width": 16}
+    style["latent_descriptor"] = str(made["latent"] / "model")
+    made["style"] = run_recipe(recipe_writer(folder, "mini-style", style))
+    return made
+
+
+@pytest.fixture(scope="session")
+def recipe_of(runs, diffusion_run, labeler_run, recipe_writer, tmp_path_factory):
+    """Writes the tiny recipe of a method, with changes."""
+
+    def write(method, *, init_from=None, loop=None, **changes):
+        own = {
+            "infinite-id": {"vit": str(runs["vit"] / "model"), "face_hidden": 16},
+            "anymaker": {"vit": str(runs["vit"] / "model"), "hidden": 32},
+            "wplus": {"style": str(runs["style"] / "encoder"), "stage": 1, "tokens": 2},
+        }[method]
+        objective = {
+            "kind": method,
+            "base": str(diffusion_run / "base"),
+            "labeler": str(labeler_run / "model"),
+            "latent_descriptor": str(runs["latent"] / "model"),
+            "drawn_from": 0,
+            **own,
+            **changes,
+        }
+        folder = tmp_path_factory.mktemp(method)
+        return recipe_writer(folder, method, objective, init_from=init_from, loop=loop or {"steps": 2})
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def trained(recipe_of):
+    """Runs of two steps each, made when they are asked for."""
+    made = {}
+
+    def run(method):
+        if method not in made:
+            made[method] = run_recipe(recipe_of(method))
+        return made[method]
+
+    return run

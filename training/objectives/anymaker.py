@@ -28,12 +28,12 @@ from idpersona.seams.tokens import TokenBranch
 from idpersona.training.data.captions import NOUNS
 from idpersona.training.data.framing import SIDE
 from idpersona.training.objectives.denoising import Denoised, denoise
+from idpersona.training.objectives.frozen import frozen
 from idpersona.training.objectives.injection import (
     InjectionBatch,
     InjectionConfig,
     InjectionObjective,
-    frozen,
-    resumed,
+    started_from,
 )
 
 
@@ -105,7 +105,7 @@ class AnyMakerObjective(InjectionObjective):
             words=NOUNS,
         )
         if init_from:
-            return resumed(AnyMaker, init_from, sizes, self.unet, free=("mask", "words"))
+            return started_from(AnyMaker, init_from, sizes, self.unet, free=("mask", "words"))
         mapper = AnyMakerMapper(**sizes.mapper_sizes())
         attention = AnyMakerCrossAttention.from_unet(
             self.unet, copy_weights=True, layers=local_layers(self.unet)

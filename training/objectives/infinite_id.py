@@ -21,12 +21,12 @@ from idpersona.encoders.vit import all_tokens
 from idpersona.seams.cross import cross_layers
 from idpersona.training.objectives.diffusion_data import DESCRIPTOR
 from idpersona.training.objectives.diffusion_models import standardise_input
+from idpersona.training.objectives.frozen import frozen
 from idpersona.training.objectives.injection import (
     InjectionBatch,
     InjectionConfig,
     InjectionObjective,
-    frozen,
-    resumed,
+    started_from,
 )
 
 
@@ -88,7 +88,9 @@ class InfiniteIDObjective(InjectionObjective):
             output_dim=self.unet.config["cross_attention_dim"],
         )
         if init_from:
-            return resumed(InfiniteID, init_from, sizes, self.unet, free=("style_merge", "text", "mixed"))
+            return started_from(
+                InfiniteID, init_from, sizes, self.unet, free=("style_merge", "text", "mixed")
+            )
         mapper = InfiniteIDMapper(**sizes.mapper_sizes())
         standardise_input(mapper.face_mapper[0], self.data.faces.descriptors)  # type: ignore[arg-type]
         attention = InfiniteIDCrossAttention.from_unet(self.unet, copy_weights=True)

@@ -15,25 +15,20 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from idpersona.adapters.base import Adapter
-from idpersona.adapters.checkpoint import load_component
-from idpersona.attention.kernels import Kernel, eager, sdpa
 from idpersona.errors import BadInput
 from idpersona.training.data.framing import frame_pixels
 from idpersona.training.data.pictures import jitter, to_tensor
 from idpersona.training.keyed import StepKey
-from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, Predict, denoise, draw
 from idpersona.training.objectives.diffusion_data import PERIOD, CaptionedFaces
+from idpersona.training.objectives.frozen import FrozenBase
 from idpersona.training.objectives.likeness import Likeness
-from idpersona.training.weights import channels_last, require_folder
 
 _CHOICE = 0
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -201,21 +196,13 @@ class InjectionObjective(Objective):
 
     def __init__(self, config: InjectionConfig):
         self.config = config
-        base = require_folder(config.base, "text-to-image model", "mini")
-        pipe: Any = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
-        self.latents = Latents(str(Path(base) / "vae"))
-        self.unet: Any = channels_last(pipe.unet.requires_grad_(False))
-        self.text_encoder: Any = pipe.text_encoder.requires_grad_(False)
-        self.data = InjectionData(config, pipe.tokenizer)
+        base = FrozenBase.open(config.base)
+        self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
+        self.kernel = base.kernel
+        self.data = InjectionData(config, base.tokenizer)
         self.likeness = None
         if config.latent_descriptor:
             self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)
-        self.kernel: Kernel = sdpa
-        if not torch.cuda.is_available():
-            # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
-            self.kernel = eager
-            self.unet.set_attn_processor(AttnProcessor())
-            self.text_encoder.set_attn_implementation("eager")
 
     def hold(self, adapter: Adapter) -> None:
         """Take over the adapter that is trained; called at the end of a method's ``__init__``."""
@@ -305,27 +292,26 @@ class InjectionObjective(Objective):
         self.adapter.save_pretrained(folder / self.folder)
 
 
-def resumed(kind: type[Any], folder: str, wanted: Any, unet: nn.Module, *, free: Sequence[str] = ()) -> Any:
-    """The adapter of class ``kind`` that a run left in ``folder``, float32, to go on with as ``wanted``.
+def started_from(
+    kind: type[Any], folder: str, wanted: Any, unet: nn.Module, *, free: Sequence[str] = ()
+) -> Any:
+    """The adapter of class ``kind`` that another run left in ``folder`` (a recipe's ``init_from``), float32.
 
-    Raises BadInput where the two configurations differ in a field that is not ``free`` to change.
+    Args:
+        wanted: the configuration that the recipe and its networks give a new adapter.
+        free: fields that no recipe sets, or that may change between two runs.
+
+    Raises:
+        BadInput: the two configurations differ in a field that is not ``free``.
+        CheckpointError: what lies there is no such adapter, or does not fit ``unet``.
     """
     adapter = kind.from_pretrained(folder).to(dtype=torch.float32)
     adapter.check_fits(unet)
     held, asked = adapter.config.to_dict(), wanted.to_dict()
     for name in asked:
         if name not in free and held[name] != asked[name]:
-            raise BadInput(f"init_from: {folder} has {name} {held[name]}, this recipe asks for {asked[name]}")
-    adapter.config = wanted
+            raise BadInput(
+                f"init_from: {folder} was made with {name} {held[name]}, and this recipe's objective (or a "
+                f"network that it names) gives {asked[name]}"
+            )
     return adapter
-
-
-def frozen(component: Any, folder: str, what: str, recipe: str) -> Any:
-    """A trained network of class ``component`` in ``folder``, as part of what an adapter is told.
-
-    Raises MissingWeights naming the ``recipe`` that makes it.
-    """
-    path = require_folder(folder, what, recipe)
-    if hasattr(component, "load_config"):
-        return load_component(component, path).float().requires_grad_(False).eval()
-    return component.from_pretrained(path, dtype=torch.float32).requires_grad_(False).eval()

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,11 +20,10 @@ from torch import Tensor
 from idpersona.errors import BadInput, MissingWeights
 from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
-from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import denoise
 from idpersona.training.objectives.diffusion_data import CaptionedFaces
-from idpersona.training.weights import channels_last, require_folder
+from idpersona.training.objectives.frozen import FrozenBase
 
 
 class LoraConfig(BaseModel):
@@ -66,14 +64,9 @@ class LoraObjective(Objective):
         except ImportError as error:
             raise MissingWeights("training a LoRA needs peft: pip install 'idpersona[train]'") from error
         self.config = config
-        base = require_folder(config.base, "text-to-image model", "mini")
-        pipe: Any = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
-        self.latents = Latents(str(Path(base) / "vae"))
-        self.unet: Any = channels_last(pipe.unet.requires_grad_(False))
-        self.text_encoder: Any = pipe.text_encoder.requires_grad_(False)
-        self.tokenizer: Any = pipe.tokenizer
-        if not torch.cuda.is_available():
-            self.unet.set_attn_processor(AttnProcessor())
+        base = FrozenBase.open(config.base)
+        self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
+        self.tokenizer = base.tokenizer
         self.data = CaptionedFaces(config.labeler)
         rows = [n for n, known in enumerate(self.data.attributes) if known.get(config.attribute)]
         if not rows:

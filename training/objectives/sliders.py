@@ -3,7 +3,9 @@
 Directions found in the codes of photos (:mod:`idpersona.training.directions`) say how codes differ, not what
 the adapter makes of it. Here they start from those and are moved, everything else frozen, until an amount of
 1 changes the answer of the ``labeler`` to a drawn picture by the spread that its answers have over photos,
-whoever is drawn and from whatever noise, while its answers about everything else stay.
+whoever is drawn and from whatever noise, while its answers about everything else stay. They are drawn in few
+steps, without guidance and without the adapter's delay: what an amount does with a user's settings is for
+``eval sliders`` to say.
 """
 
 from __future__ import annotations
@@ -15,28 +17,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from diffusers.models.attention_processor import AttnProcessor
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from idpersona.adapters.wplus.adapter import WPlus
 from idpersona.adapters.wplus.branch import ResidualBranch
-from idpersona.attention.kernels import Kernel, eager, sdpa
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.encoders.style import StyleEncoder
 from idpersona.errors import BadInput
 from idpersona.seams.cross import cross_scope
 from idpersona.training.data.faces import FaceData, sampling_weights
 from idpersona.training.data.pictures import CLASSIFIER_SIDE, run_over, shrink, to_tensor
-from idpersona.training.directions import NAMES
+from idpersona.training.directions import attribute_of
 from idpersona.training.keyed import StepKey
-from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Predict, draw
-from idpersona.training.objectives.injection import frozen
+from idpersona.training.objectives.frozen import FrozenBase, frozen
 from idpersona.training.objectives.wplus import STAGE_1_PROMPT
-from idpersona.training.weights import channels_last, require_folder
+from idpersona.training.weights import require_folder
 
 _SPREAD_PHOTOS = 1024
 
@@ -51,7 +49,7 @@ class SlidersConfig(BaseModel):
         labeler: folder of the attribute classifier that says what a picture shows.
         prompt: of all drawings.
         amount: directions are applied by up to so much, either way.
-        others: weight of what changes in all other attributes, beside the one that shall.
+        others: weight of what changes in all attributes but the one that is meant.
         length: weight of the squared change of a code, whose numbers have a spread of about 1.
     """
 
@@ -73,14 +71,8 @@ class SlidersObjective(Objective):
 
     def __init__(self, config: SlidersConfig):
         self.config = config
-        base = require_folder(config.base, "text-to-image model", "mini")
-        pipe: Any = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
-        self.latents = Latents(str(Path(base) / "vae"))
-        self.unet: Any = channels_last(pipe.unet.requires_grad_(False))
-        self.kernel: Kernel = sdpa
-        if not torch.cuda.is_available():
-            self.kernel = eager
-            self.unet.set_attn_processor(AttnProcessor())
+        base = FrozenBase.open(config.base)
+        self.latents, self.unet, self.kernel = base.latents, base.unet, base.kernel
         adapter: Any = WPlus.from_pretrained(require_folder(config.adapter, "W+ adapter", "wplus-2"))
         if adapter.own_directions is None:
             raise BadInput(
@@ -94,13 +86,18 @@ class SlidersObjective(Objective):
         self.style: Any = frozen(StyleEncoder, config.style, "W+ encoder", "mini-style")
         self.labeler: Any = frozen(SmallFaceCNN, config.labeler, "attribute classifier", "labeler")
         self.names = list(adapter.own_directions.config["names"])
-        labels = list(self.labeler.config["labels"])
-        self.columns = torch.tensor([labels.index(NAMES[name][0]) for name in self.names])
-        self.signs = torch.tensor([NAMES[name][1] for name in self.names])
+        made = [self.style.config["rows"], self.style.config["dim"]]
+        read = [adapter.config.rows, adapter.config.dim]
+        if made != read:
+            raise BadInput(
+                f"objective.style: {config.style} makes codes {made}, {config.adapter} takes {read}"
+            )
+        meant = [attribute_of(name, self.labeler.config["labels"]) for name in self.names]
+        self.columns, self.signs = (torch.tensor(part) for part in zip(*meant, strict=True))
         self.trained = nn.ParameterDict({"steps": nn.Parameter(adapter.own_directions.steps.clone())})
         with torch.no_grad():
-            ids = pipe.tokenizer(config.prompt, padding="max_length", return_tensors="pt").input_ids
-            self.context: Tensor = pipe.text_encoder(ids)[0]
+            ids = base.tokenizer(config.prompt, padding="max_length", return_tensors="pt").input_ids
+            self.context: Tensor = base.text_encoder(ids)[0]
         self.faces = FaceData.open("train")
         self.weights = sampling_weights(self.faces)
         rows = np.random.default_rng(0).permutation(len(self.faces))[:_SPREAD_PHOTOS]
@@ -161,7 +158,9 @@ class SlidersObjective(Objective):
         """Logits [B, attributes] of the pictures that ``latents`` stand for; gradients pass."""
         vae: Any = self.latents.vae
         pictures = vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0]
-        return self.labeler.to(latents.device)(F.adaptive_avg_pool2d(pictures, CLASSIFIER_SIDE)).float()
+        # What a picture cannot hold must not pay.
+        seen = F.adaptive_avg_pool2d(pictures.clamp(-1, 1), CLASSIFIER_SIDE)
+        return self.labeler.to(latents.device)(seen).float()
 
     def export(self, folder: Path) -> None:
         """Write the adapter with its new directions as ``wplus``."""

@@ -27,12 +27,12 @@ from idpersona.seams.cross import cross_scope
 from idpersona.training.data.framing import SIDE
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives.denoising import Denoised
+from idpersona.training.objectives.frozen import frozen
 from idpersona.training.objectives.injection import (
     InjectionBatch,
     InjectionConfig,
     InjectionObjective,
-    frozen,
-    resumed,
+    started_from,
 )
 
 STAGE_1_PROMPT = "a photo of a person"
@@ -89,7 +89,9 @@ class WPlusObjective(InjectionObjective):
             delay=config.delay,
         )
         if init_from:
-            return resumed(WPlus, init_from, sizes, self.unet, free=("delay",))
+            adapter = started_from(WPlus, init_from, sizes, self.unet, free=("delay",))
+            adapter.config = sizes
+            return adapter
         mapper = WPlusMapper(dim, groups, sizes.output_dim)
         return WPlus(mapper, WPlusCrossAttention.from_unet(self.unet, copy_weights=True), sizes)
 
