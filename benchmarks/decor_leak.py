@@ -26,6 +26,7 @@ from idpersona.eval.statistics import bootstrap
 from idpersona.eval.tables import cell, markdown
 from idpersona.pipelines import load_base
 from idpersona.sheets import contact_sheet
+from idpersona.training.showcase import LORA_SCALE
 
 PROMPTS = {
     "a photo of a smiling woman": {"Smiling": True, "Male": False},
@@ -71,7 +72,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--lora", type=Path, required=True, help="folder of pytorch_lora_weights.safetensors")
-    parser.add_argument("--lora-scale", type=float, default=2.0)
+    parser.add_argument("--lora-scale", type=float, default=LORA_SCALE)
     parser.add_argument("--seeds", type=int, default=100, help="of each of the four prompts")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--alphas", default="0,0.5,1")

@@ -1,9 +1,9 @@
 """All methods in one table: ``python benchmarks/methods.py instantid=reports/instantid wplus=reports/wplus``.
 
-Each folder holds what ``idpersona eval identity --adapter NAME`` and ``eval prompt --adapter NAME`` wrote.
-The people, seeds and judges of all must be the same. ``margin`` is what own - others has gained over the base
-without identity, paired by person, with a 95 % interval over people; ``kept`` is the share of the first
-method's margin that a method keeps.
+Each folder holds what ``idpersona eval identity --protocol methods --adapter NAME -o FOLDER`` and ``eval
+prompt`` with the same words wrote; the people, seeds and judges of all must be the same. ``margin`` is what
+own - others has gained over the base without identity, paired by person, with a 95 % interval over people;
+``kept`` is the share of the first method's margin that a method keeps.
 """
 
 from __future__ import annotations
@@ -33,13 +33,46 @@ def read(folder: Path, kind: str) -> dict[str, Any]:
     """A report of ``folder``."""
     path = folder / f"{kind}.json"
     if not path.is_file():
-        raise BadInput(f"{path} is not there: run idpersona eval {kind} --adapter NAME -o {folder}")
+        raise BadInput(
+            f"{path} is not there: run idpersona eval {kind} --protocol methods --adapter NAME -o {folder}"
+        )
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_alike(reports: dict[str, dict[str, Any]], scale: str = FLOOR) -> None:
+    """Raise BadInput unless all reports measured the same people by one protocol (scales aside), the same
+    judges, and ``scale``."""
+    (first, one), *others = reports.items()
+    for name, report in [(first, one), *others]:
+        rows = {(row.get("judge"), row["row"]) for row in report["rows"] if "row" in row}
+        lacking = sorted({str(judge) for judge, _ in rows if (judge, scale) not in rows})
+        if lacking:
+            raise BadInput(f"the report of {name} has no row '{scale}' by {', '.join(lacking)}")
+        for what, of in (("people", _people), ("judges", _judges), ("protocol", _protocol)):
+            if of(report) != of(one):
+                raise BadInput(
+                    f"the reports of {first} and {name} differ in their {what}: measure both alike"
+                )
+
+
+def _people(report: dict[str, Any]) -> list[Any]:
+    return [person.get("identity") for person in report["people"]]
+
+
+def _judges(report: dict[str, Any]) -> list[Any]:
+    return list(dict.fromkeys(row.get("judge") for row in report["rows"]))
+
+
+def _protocol(report: dict[str, Any]) -> dict[str, Any]:
+    settings = report["settings"]
+    plan = {key: value for key, value in settings["protocol"].items() if key not in ("name", "scales")}
+    return plan | {"split_sha256": settings["split_sha256"]}
 
 
 def identity_table(reports: dict[str, dict[str, Any]], scale: str) -> str:
     """Rows of every judge: each method's at ``scale``, and the floor."""
-    judges = list(dict.fromkeys(row["judge"] for report in reports.values() for row in report["rows"]))
+    one = next(iter(reports.values()))
+    judges = _judges(one)
     lines = []
     for judge in judges:
         first: float | None = None
@@ -58,7 +91,7 @@ def identity_table(reports: dict[str, dict[str, Any]], scale: str) -> str:
         "to the reference",
         "to others' photos",
         "own − others",
-        "rank-1 of 32",
+        f"rank-1 of {min(one['settings']['protocol']['gallery'], len(one['people']))}",
         "detection",
         "margin",
         "kept",
@@ -104,11 +137,11 @@ def main() -> int:
     folders = {name: Path(folder) for name, _, folder in (text.partition("=") for text in given.reports)}
     try:
         who = {name: read(folder, "identity") for name, folder in folders.items()}
-        plans = {(r["settings"]["protocol"]["people"], r["settings"]["split_sha256"]) for r in who.values()}
-        if len(plans) > 1:
-            raise BadInput("these reports are of different people: measure all by one protocol")
+        said = {name: read(folder, "prompt") for name, folder in folders.items()}
+        check_alike(who, scale_name(given.scale))
+        check_alike(said)
         print(identity_table(who, scale_name(given.scale)), "\n")
-        print(prompt_table({name: read(folder, "prompt") for name, folder in folders.items()}))
+        print(prompt_table(said))
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

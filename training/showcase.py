@@ -177,7 +177,8 @@ def _decor(easel: Easel) -> None:
         easel.pipe.unload_lora_weights()
     names = ["base", "LoRA", "DECOR 0.5", "DECOR 1"]
     columns = [prompt.removeprefix("a photo of ") for prompt in LEAKING]
-    easel.sheet("pictures/decor.png", rows, {"prompts": LEAKING}, columns=columns, names=names)
+    about = {"prompts": LEAKING, "lora": f"lora-eyeglasses:{LORA_SCALE:g}", "decor": f"prompt={LEAKED}"}
+    easel.sheet("pictures/decor.png", rows, about, columns=columns, names=names)
 
 
 def _pairs(easel: Easel) -> None:
@@ -191,7 +192,8 @@ def _pairs(easel: Easel) -> None:
         with adapter.attach(easel.pipe, people):
             (wide,) = easel.draw(["a photo of a person"], height=128, width=256)
         rows += [wide.crop((0, 0, 128, 128)), wide.crop((128, 0, 256, 128))]
-    easel.sheet("pictures/pairs.png", [rows], {"people": PAIRS})
+    about = {"adapter": "instantid", "prompt": "a photo of a person", "people": PAIRS}
+    easel.sheet("pictures/pairs.png", [rows], about)
 
 
 def _sliders(easel: Easel) -> None:
@@ -206,7 +208,8 @@ def _sliders(easel: Easel) -> None:
         with adapter.attach(easel.pipe, moved):
             rows.append(easel.draw(["a photo of a person"] * len(moved)))
     columns = [f"{amount:+g}" for amount in AMOUNTS]
-    easel.sheet("pictures/sliders.png", rows, {"amounts": AMOUNTS}, columns=columns, names=SLIDERS)
+    about = {"adapter": "wplus", "prompt": "a photo of a person", "directions": SLIDERS, "amounts": AMOUNTS}
+    easel.sheet("pictures/sliders.png", rows, about, columns=columns, names=SLIDERS)
 
 
 SHOWN: dict[str, Callable[[Easel], None]] = {

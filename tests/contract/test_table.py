@@ -65,7 +65,7 @@ def table(rows: dict[str, Any]) -> str:
         counts = [sum(name not in lacks[method] for name in names) for method in methods]
         cells = [f"all {len(names)}" if n == len(names) else f"{n} of {len(names)}" for n in counts]
         lines.append(f"| {about[0].lower()}{about[1:]} | " + " | ".join(cells) + " |")
-    lines += ["", "What does not apply:", ""]
+    lines += ["", "What does not apply, and in brackets the tests that it concerns:", ""]
     for method in methods:
         assert not lacks[method].keys() - known, lacks[method].keys() - known
         why: dict[str, list[str]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,21 @@ def test_methods_and_pairs(tmp_path, monkeypatch):
     assert Image.open(written[1]).size == (256, 128)
     with pytest.raises(UnknownName, match="did you mean pairs"):
         showcase.showcase(tmp_path, 1, ("pair",))
+
+
+def test_the_lora_leaks_in_its_strength_and_sliders_move(tmp_path, monkeypatch):
+    """Rows of the sheets differ from each other: what they show is really applied."""
+    monkeypatch.setattr(showcase, "LEAKING", showcase.LEAKING[:1])
+    monkeypatch.setattr(showcase, "SLIDERS", showcase.SLIDERS[:1])
+    monkeypatch.setattr(showcase, "AMOUNTS", (0.0, 2.0))
+    decor, sliders = showcase.showcase(tmp_path, 1, ("decor", "sliders"))
+    assert read_settings(decor)["lora"] == "lora-eyeglasses:2"
+    assert read_settings(sliders)["directions"] == ["smile"]
+    sheet = np.asarray(Image.open(decor))[-4 * 128 :, -128:]
+    drawn = [sheet[n * 128 : (n + 1) * 128] for n in range(4)]
+    assert all((one != other).any() for one, other in itertools.combinations(drawn, 2))
+    pair = np.asarray(Image.open(sliders))[-128:, -256:]
+    assert (pair[:, :128] != pair[:, 128:]).any()
 
 
 def test_a_person_without_a_sure_face_is_not_shown():
