@@ -1,7 +1,8 @@
 """``eval sliders``: does a slider move its attribute, and leave the person.
 
 Every person is drawn with five amounts of each direction, from one end to the other, on one seed.
-*Monotonic*: the classifier's score never falls from one amount to the next. *Flips*: at the end that leads
+*Monotonic*: the classifier's score never falls by more than :data:`ROUGH` below where it has been; *strictly*
+counts every fall, also that from a probability of 0.002 to one of 0.001. *Flips*: at the end that leads
 away from what the classifier says of the unmoved picture, it says the opposite. *Fall*: by how much the
 likeness to the person's other photos is less at the median amount that flips than unmoved.
 """
@@ -33,6 +34,8 @@ from idpersona.training.directions import attribute_of
 
 STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Parts of the strongest amount."""
+ROUGH = 0.01
+"""Differences of probability up to this are the classifier's noise, where it is sure of its answer."""
 
 
 def evaluate_sliders(
@@ -121,7 +124,7 @@ def _draw(
 def figures(
     said: np.ndarray, likeness: Mapping[str, np.ndarray], amount: float, protocol: Protocol
 ) -> dict[str, Any]:
-    """Monotonic and flipped shares, the median amount that flips, and each judge's fall of likeness there.
+    """Monotonic, strictly monotonic and flipped shares, the median amount that flips, and each judge's fall of likeness there.
 
     Args:
         said: scores in 0..1 that grow with the amount, float [amounts, people].
@@ -135,7 +138,7 @@ def figures(
 
     amounts = len(said)
     middle, each = amounts // 2, np.arange(said.shape[1])
-    monotonic = (np.diff(said, axis=0) >= 0).all(axis=0)
+    falls = np.maximum.accumulate(said, axis=0) - said
     way = np.where(said[middle] > 0.5, -1, 1)
     # First step, counted from the middle, at which the classifier's answer is the other one; 0 for none.
     first = np.zeros(said.shape[1], dtype=int)
@@ -149,7 +152,8 @@ def figures(
         for judge, own in likeness.items()
     }
     return {
-        "monotonic": interval(monotonic),
+        "monotonic": interval((falls <= ROUGH).all(axis=0)),
+        "strictly": interval((falls <= 0).all(axis=0)),
         "flips": interval(end),
         "flipping_amount": None if flipping is None else flipping / middle * amount,
         "fall": fall,
@@ -157,7 +161,13 @@ def figures(
 
 
 def _table(rows: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> str:
-    header = ["direction", "monotonic, % of people", "flips, % of people", "median amount that flips"]
+    header = [
+        "direction",
+        "monotonic, % of people",
+        "strictly",
+        "flips, % of people",
+        "median amount that flips",
+    ]
     header += [f"likeness lost there, {judge}" for judge in judges]
     return markdown(
         header,
@@ -165,6 +175,7 @@ def _table(rows: Sequence[Mapping[str, Any]], judges: Sequence[str]) -> str:
             [
                 row["direction"],
                 cell(row["monotonic"], percent=True),
+                cell(row["strictly"], percent=True),
                 cell(row["flips"], percent=True),
                 cell(row["flipping_amount"], 2),
                 *(cell(row["fall"][judge]) for judge in judges),
