@@ -124,7 +124,8 @@ def _draw(
 def figures(
     said: np.ndarray, likeness: Mapping[str, np.ndarray], amount: float, protocol: Protocol
 ) -> dict[str, Any]:
-    """Monotonic, strictly monotonic and flipped shares, the median amount that flips, and each judge's fall of likeness there.
+    """Shares that are monotonic, strictly so, and flipped, the median amount that flips, and each judge's
+    fall of likeness there.
 
     Args:
         said: scores in 0..1 that grow with the amount, float [amounts, people].
