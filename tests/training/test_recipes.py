@@ -25,6 +25,7 @@ CONFIGS = {
     "wplus": ("wplus", "WPlusTrainingConfig"),
     "anymaker": ("anymaker", "AnyMakerTrainingConfig"),
     "lora": ("lora", "LoraConfig"),
+    "sliders": ("sliders", "SlidersConfig"),
 }
 
 
