@@ -10,11 +10,12 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from idpersona.errors import MissingWeights
 from idpersona.registry import refresh
@@ -62,28 +63,37 @@ def publish_base(source: Path, target: Path) -> None:
     mend_vae_config(target / "vae")
 
 
-@torch.no_grad()
 def publish_adapter(source: Path, target: Path) -> None:
     """An adapter folder in float16, the outputs of its IdentityNet multiplied by ``POSE_GAIN``."""
-    from idpersona.adapters import load_adapter
 
-    adapter: Any = load_adapter(source, dtype=torch.float32)
-    net = adapter.identitynet
-    for outputs in (net.controlnet_down_blocks, net.controlnet_mid_block):
-        for weight in outputs.parameters():
-            weight.mul_(POSE_GAIN)
-    adapter.to(dtype=torch.float16).save_pretrained(target)
+    def outputs(adapter: Any) -> Iterator[nn.Parameter]:
+        net = adapter.identitynet
+        for part in (net.controlnet_down_blocks, net.controlnet_mid_block):
+            yield from part.parameters()
+
+    _publish_stronger(source, target, outputs, POSE_GAIN)
+
+
+def publish_anymaker(source: Path, target: Path) -> None:
+    """An adapter folder in float16, its local values multiplied by ``LOCAL_GAIN``."""
+
+    def values(adapter: Any) -> Iterator[nn.Parameter]:
+        named = adapter.cross_attention.named_parameters()
+        return (weight for name, weight in named if "to_v_" in name)
+
+    _publish_stronger(source, target, values, LOCAL_GAIN)
 
 
 @torch.no_grad()
-def publish_anymaker(source: Path, target: Path) -> None:
-    """An adapter folder in float16, its local values multiplied by ``LOCAL_GAIN``."""
+def _publish_stronger(
+    source: Path, target: Path, weights: Callable[[Any], Iterator[nn.Parameter]], gain: float
+) -> None:
+    """An adapter folder in float16, some of its weights multiplied by ``gain`` before they are rounded."""
     from idpersona.adapters import load_adapter
 
     adapter: Any = load_adapter(source, dtype=torch.float32)
-    for name, weight in adapter.cross_attention.named_parameters():
-        if "to_v_" in name:
-            weight.mul_(LOCAL_GAIN)
+    for weight in weights(adapter):
+        weight.mul_(gain)
     adapter.to(dtype=torch.float16).save_pretrained(target)
 
 

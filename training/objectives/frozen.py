@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class FrozenBase:
             kernel = eager
             unet.set_attn_processor(AttnProcessor())
             text_encoder.set_attn_implementation("eager")
-        return cls(unet, text_encoder, pipe.tokenizer, Latents(str(Path(path) / "vae")), kernel)
+        return cls(unet, text_encoder, pipe.tokenizer, Latents(str(path / "vae")), kernel)
 
 
 def frozen(component: Any, folder: str, what: str, recipe: str) -> Any:
