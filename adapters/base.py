@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from idpersona.adapters import METHODS, Subject
-from idpersona.adapters.checkpoint import load_component, read_json
 from idpersona.adapters.people import People
 from idpersona.adapters.placing import Placed, place_people
+from idpersona.checkpoint import load_component, read_json
 from idpersona.errors import BadInput, CheckpointError, OutputError
 from idpersona.identity import Identity
 from idpersona.seams.cross import cross_layers

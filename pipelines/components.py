@@ -16,7 +16,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from packaging.version import Version
 
-from idpersona.adapters.checkpoint import read_json
+from idpersona.checkpoint import read_json
 from idpersona.errors import CheckpointError
 
 DTYPE_KEYWORD = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from idpersona.encoders import get_encoder
 from idpersona.encoders.alignment import align
 from idpersona.encoders.differentiable import FaceDescriptor, aligned
-from idpersona.errors import BadInput
+from idpersona.encoders.style import StyleModel
+from idpersona.errors import BadInput, CheckpointError
 from idpersona.images import open_photo
+from idpersona.registry import locate
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +84,21 @@ def test_keypoints_that_do_not_fit_are_refused(photo: Image.Image, points: np.nd
         aligned(tensor(photo), [points, points], 64)
     with pytest.raises(BadInput, match="one spot"):
         aligned(tensor(photo), [np.zeros((5, 2))], 64)
+
+
+@pytest.mark.parametrize(
+    ("weights", "load"),
+    [
+        ("face-descriptor", FaceDescriptor.load),
+        ("mini-wplus", lambda folder: StyleModel("mini-wplus", folder, locate("mini") / "vae").dim),
+    ],
+)
+def test_weights_with_a_hole_are_refused(weights: str, load: Any, tmp_path: Path) -> None:
+    # diffusers fills what is missing with random numbers and goes on.
+    folder = shutil.copytree(locate(weights), tmp_path / "copy")
+    file = folder / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    lost, *_ = state
+    save_file({key: value for key, value in state.items() if key != lost}, file)
+    with pytest.raises(CheckpointError, match=f"missing: {lost}"):
+        load(folder)

@@ -30,7 +30,7 @@ from idpersona.encoders.masks import head_mask
 from idpersona.encoders.style import StyleDecoder, StyleEncoder, StyleModel
 from idpersona.encoders.subject import cut_out
 from idpersona.encoders.vit import ObjectTokens, TokenModel
-from idpersona.errors import BadInput, MissingWeights, NoFaceFound
+from idpersona.errors import BadInput, CheckpointError, MissingWeights, NoFaceFound
 
 SHARED = Path(os.environ.get("IDPERSONA_SHARED", Path(__file__).parents[2] / "shared"))
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -334,8 +334,11 @@ def test_e4e_loads_the_published_layout_and_adds_the_mean_code(tmp_path: Path) -
     # Rows 1 and 2 add what their heads read from the coarsest map to the first row's code.
     assert torch.allclose(rows[:, 0], first, atol=1e-5)
     assert torch.allclose(rows[:, 2], first + heads[2](coarse), atol=1e-4)
-    torch.save({"state_dict": {}, "latent_avg": mean}, file)
-    with pytest.raises(MissingWeights, match="no e4e encoder"):
+    torch.save({"state_dict": {"encoder.strange": mean}, "latent_avg": mean}, file)
+    with pytest.raises(CheckpointError, match=r"input_layer.*strange"):
+        _ = E4EModel("e4e", file, network=E4EEncoder(**sizes), side=64).tokens
+    torch.save({"latent_avg": mean}, file)
+    with pytest.raises(CheckpointError, match="no e4e encoder"):
         _ = E4EModel("e4e", file, network=E4EEncoder(**sizes), side=64).tokens
     with pytest.raises(MissingWeights, match=r"nothing\.pt"):
         E4EModel("e4e", tmp_path / "nothing.pt")

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from idpersona.adapters.checkpoint import load_component
 from idpersona.adapters.wplus.adapter import WPlus
 from idpersona.adapters.wplus.directions import WPlusDirections
+from idpersona.checkpoint import load_component
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.encoders.style import StyleEncoder
 from idpersona.errors import BadInput, UnknownName

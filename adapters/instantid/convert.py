@@ -23,7 +23,10 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from torch import Tensor
 
-from idpersona.adapters.checkpoint import (
+from idpersona.adapters.instantid.controlnet_sizes import controlnet_config
+from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
+from idpersona.adapters.layer_numbers import numbered, sdxl_layers
+from idpersona.checkpoint import (
     State,
     build,
     fill,
@@ -31,9 +34,6 @@ from idpersona.adapters.checkpoint import (
     only_tensors,
     read_tensors,
 )
-from idpersona.adapters.instantid.controlnet_sizes import controlnet_config
-from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
-from idpersona.adapters.layer_numbers import numbered, sdxl_layers
 from idpersona.errors import CheckpointError
 
 _NUMBERED = re.compile(r"(\d+)\.(to_[kv]_ip\.weight)")

@@ -17,7 +17,6 @@ from typing import Any
 from diffusers.loaders.unet import UNet2DConditionLoadersMixin
 from torch import Tensor
 
-from idpersona.adapters.checkpoint import build, fill, only_tensors, read_tensors
 from idpersona.adapters.ip_adapter.modules import (
     KINDS,
     IPAdapterCrossAttention,
@@ -25,6 +24,7 @@ from idpersona.adapters.ip_adapter.modules import (
     LowRank,
 )
 from idpersona.adapters.layer_numbers import place_of
+from idpersona.checkpoint import build, fill, only_tensors, read_tensors
 from idpersona.errors import CheckpointError, first_line
 
 _KEY = re.compile(r"(\d+)\.(?:(to_[kv]_ip)|(to_q|to_k|to_v|to_out)_lora\.(down|up))\.weight")

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idpersona.adapters.checkpoint import State, build, fill, only_tensors, read_tensors
 from idpersona.adapters.layer_numbers import numbered, sd15_layers
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
+from idpersona.checkpoint import State, build, fill, only_tensors, read_tensors
 from idpersona.errors import CheckpointError
 
 FILES = ("wplus_adapter.bin", "wplus_adapter_stage1.bin", "pytorch_model.bin")

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from idpersona.checkpoint import load_component
 from idpersona.encoders.alignment import ARCFACE_TEMPLATE, similarity_transform
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import BadInput
@@ -39,8 +40,9 @@ class FaceDescriptor(nn.Module):
 
         Raises:
             MissingWeights: the embedded weights are not there.
+            CheckpointError: what lies there is no such network.
         """
-        network: Any = SmallFaceCNN.from_pretrained(folder or locate("face-descriptor"))
+        network: Any = load_component(SmallFaceCNN, Path(folder or locate("face-descriptor")))
         return cls(network.float())
 
     @property

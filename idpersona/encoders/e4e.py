@@ -17,8 +17,9 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from torch import Tensor, nn
 
+from idpersona.checkpoint import fill, read_tensors
 from idpersona.encoders.files import sha256_of
-from idpersona.errors import MissingWeights, first_line
+from idpersona.errors import CheckpointError, MissingWeights
 
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))
 """Channels and units of the backbone's stages; each halves height and width in its first unit."""
@@ -158,21 +159,20 @@ class E4EModel:
 
     @cached_property
     def _loaded(self) -> tuple[E4EEncoder, Tensor]:
-        try:
-            content = torch.load(self.file, map_location="cpu", weights_only=True, mmap=True)
-            state = {k[8:]: v for k, v in content["state_dict"].items() if k.startswith("encoder.")}
-            mean = content["latent_avg"].float()
-            if self._given is None:
-                with torch.device("meta"):
-                    network = E4EEncoder()
-            else:
-                network = self._given
-            network.load_state_dict(state, strict=True, assign=True)
-        except Exception as error:  # a broken or foreign pickle fails in many ways
-            raise MissingWeights(f"{self.file} is no e4e encoder: {first_line(error)}") from error
-        network = network.float().eval().requires_grad_(False)
+        content = read_tensors(self.file)
+        if not isinstance(content.get("state_dict"), dict) or not isinstance(
+            content.get("latent_avg"), Tensor
+        ):
+            raise CheckpointError(f"{self.file} is no e4e encoder: it lacks state_dict or latent_avg")
+        state = {k[8:]: v for k, v in content["state_dict"].items() if k.startswith("encoder.")}
+        mean = content["latent_avg"].float()
+        network = self._given
+        if network is None:
+            with torch.device("meta"):
+                network = E4EEncoder()
+        network = fill(network, state, str(self.file)).float().requires_grad_(False)
         if mean.shape != (len(network.styles), network.latlayer1.out_channels):
-            raise MissingWeights(f"{self.file} is no e4e encoder: latent_avg is {list(mean.shape)}")
+            raise CheckpointError(f"{self.file} is no e4e encoder: latent_avg is {list(mean.shape)}")
         return network, mean
 
     @property

@@ -20,6 +20,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from idpersona.checkpoint import load_component
 from idpersona.encoders.files import sha256_of
 from idpersona.errors import MissingWeights
 
@@ -141,15 +142,15 @@ class StyleModel:
 
     @cached_property
     def _encoder(self) -> Any:
-        encoder: Any = StyleEncoder.from_pretrained(self.folder)
-        return encoder.float().eval().requires_grad_(False)
+        encoder: Any = load_component(StyleEncoder, self.folder)
+        return encoder.float().requires_grad_(False)
 
     @cached_property
     def _vae(self) -> Any:
         from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-        vae: Any = AutoencoderTiny.from_pretrained(self.vae_folder)
-        return vae.float().eval().requires_grad_(False)
+        vae: Any = load_component(AutoencoderTiny, self.vae_folder)
+        return vae.float().requires_grad_(False)
 
     @property
     def side(self) -> int:

@@ -54,7 +54,7 @@ class AttributeClassifier:
 
 def get_classifier(name: str) -> AttributeClassifier:
     """``labeler`` or ``attr-judge``; raises UnknownName, or MissingWeights when the checkout lacks it."""
-    from idpersona.adapters.checkpoint import load_component
+    from idpersona.checkpoint import load_component
     from idpersona.encoders.small_cnn import SmallFaceCNN
 
     if name not in CLASSIFIERS:

@@ -64,7 +64,7 @@ class Judge:
 
 
 def _mini_judge() -> Judge:
-    from idpersona.adapters.checkpoint import load_component
+    from idpersona.checkpoint import load_component
     from idpersona.encoders.small_cnn import SmallFaceCNN
 
     path = locate("mini-judge")

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from idpersona.errors import CheckpointError
+from idpersona.checkpoint import fill, only_tensors, read_tensors
 
 # expansion, channels, repeats, first stride
 _STAGES = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -88,13 +87,5 @@ class MobileFaceNet(nn.Module):
     @classmethod
     def from_checkpoint(cls, path: Path) -> MobileFaceNet:
         """Load ``{"net_state_dict": ...}``; raises CheckpointError that names what does not fit."""
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        state = saved.get("net_state_dict", saved) if isinstance(saved, dict) else {}
-        model = cls()
-        own = model.state_dict()
-        wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
-        missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
-        if wrong or missing or extra:
-            raise CheckpointError.from_keys(str(path), sorted(missing), sorted(extra), wrong)
-        model.load_state_dict(state)
-        return model.eval()
+        saved = read_tensors(path)
+        return fill(cls(), only_tensors(saved.get("net_state_dict", saved), str(path)), str(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from idpersona.adapters.checkpoint import load_component
+from idpersona.checkpoint import load_component
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.training.data.faces import FaceData
 from idpersona.training.data.pictures import run_over, shrink

@@ -9,8 +9,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-from idpersona.adapters.checkpoint import load_component
 from idpersona.attention.kernels import Kernel, eager, sdpa
+from idpersona.checkpoint import load_component
 from idpersona.training.latents import Latents
 from idpersona.training.weights import channels_last, require_folder
 

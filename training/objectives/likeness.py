@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from idpersona.adapters.checkpoint import load_component
+from idpersona.checkpoint import load_component
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.training.weights import channels_last, require_folder
 
