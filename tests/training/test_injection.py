@@ -102,8 +102,7 @@ def test_infinite_id_is_trained_without_the_text(recipe_of):
         assert not torch.allclose(one, objective.predict(noisy, times, text, people.flip(0)))
 
 
-@pytest.mark.parametrize("train_mapper", [False, True])
-def test_wplus_has_one_prompt_and_then_captions(recipe_of, trained, train_mapper):
+def test_wplus_has_one_prompt_and_then_captions(recipe_of, trained):
     batch = (first := build(recipe_of("wplus"))).data.batch(KEY)
     told = {
         bool(text): tuple(ids) for text, ids in zip(batch.texts, first.captions(batch).tolist(), strict=True)
@@ -111,13 +110,13 @@ def test_wplus_has_one_prompt_and_then_captions(recipe_of, trained, train_mapper
     assert len({tuple(row) for row in first.captions(batch).tolist()}) == len(told)
     assert told[True] == tuple(first.stage_1_ids[0].tolist())
     start = trained("wplus") / "wplus"
-    second = build(recipe_of("wplus", stage=2, init_from=str(start), train_mapper=train_mapper))
+    second = build(recipe_of("wplus", stage=2, init_from=str(start)))
     assert torch.equal(second.captions(batch), batch.token_ids)
     loss, figures = second.loss(KEY)
     loss.backward()
     assert figures["entangled"] > 0 and figures["unpreserved"] > 0
     learns = {n.split(".")[0] for n, p in second.trained.named_parameters() if p.grad is not None}
-    assert learns == {"cross_attention", *(["mapper"] if train_mapper else [])}
+    assert learns == {"cross_attention"}
 
 
 def test_wplus_outside_of_the_face_is_told_by_the_keypoints(recipe_of):

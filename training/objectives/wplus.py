@@ -1,9 +1,8 @@
 """Train the W+ adapter on the embedded model, in the two published stages (arXiv:2311.17461).
 
 Stage 1: faces after one prompt for all; the mapper and the residual cross-attention learn to draw the code.
-Stage 2: captions; the mapper stays, unless the recipe says otherwise. Beside the denoising error, what lies
-outside of the face must not change with the code, and the picture must stay near what the base draws without
-one.
+Stage 2: captions; the mapper stays. Beside the denoising error, what lies outside of the face must not change
+with the code, and the picture must stay near what the base draws without one.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ class WPlusTrainingConfig(InjectionConfig):
         tokens: how many tokens a code becomes.
         disentangle, preserve: weights of the two losses of stage 2; published: 0.6 and 0.4 as defaults of the
             script, 2.0 and 1.0 in its example.
-        train_mapper: stage 2 trains the mapper on, too; published: it stays.
         delay: share of the steps before the adapter acts, kept as the adapter's default.
     """
 
@@ -59,7 +57,6 @@ class WPlusTrainingConfig(InjectionConfig):
     tokens: int = Field(4, ge=1)
     disentangle: float = Field(0.6, ge=0)
     preserve: float = Field(0.4, ge=0)
-    train_mapper: bool = False
     delay: float = Field(0.0, ge=0, lt=1)
 
 
@@ -73,7 +70,7 @@ class WPlusObjective(InjectionObjective):
         self.config: WPlusTrainingConfig = config
         self.style: Any = frozen(StyleEncoder, config.style, "W+ encoder", "mini-style")
         adapter = self._adapter(config, init_from)
-        if config.stage == 2 and not config.train_mapper:
+        if config.stage == 2:
             adapter.mapper.requires_grad_(False)
         self.hold(adapter)
         self.mapper, self.cross_attention = adapter.mapper, adapter.cross_attention
