@@ -95,17 +95,17 @@ def word_rows(tokenizer: Any, text: str, words: str) -> list[int]:
         BadInput: the tokenizer cannot say which letters a token stands for.
     """
     spans = [m.span() for m in re.finditer(rf"(?<!\w){re.escape(words.strip())}(?!\w)", text, re.IGNORECASE)]
-    offsets = _offsets(tokenizer, text)
+    places = offsets(tokenizer, text)
     return [
         n
-        for n, (first, last) in enumerate(offsets)
+        for n, (first, last) in enumerate(places)
         if last > first and any(first < end and last > start for start, end in spans)
     ]
 
 
 def text_rows(tokenizer: Any, text: str) -> list[int]:
     """Places of the tokens that stand for letters of ``text``: neither start, end nor padding."""
-    return [n for n, (first, last) in enumerate(_offsets(tokenizer, text)) if last > first]
+    return [n for n, (first, last) in enumerate(offsets(tokenizer, text)) if last > first]
 
 
 def padding_rows(tokenizer: Any, text: str) -> list[int]:
@@ -114,7 +114,12 @@ def padding_rows(tokenizer: Any, text: str) -> list[int]:
     return list(range(len(ids), tokenizer.model_max_length))
 
 
-def _offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+def offsets(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    """Which letters [first, last) of ``text`` each of its tokens stands for; empty ones for start and end.
+
+    Raises:
+        BadInput: the tokenizer cannot say.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise BadInput(
             f"{type(tokenizer).__name__} does not say which letters its tokens stand for: load the pipeline "

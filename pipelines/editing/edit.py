@@ -1,0 +1,112 @@
+"""Edit inverted photos by words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from idpersona.errors import BadInput
+from idpersona.pipelines.editing.control import AttentionControl, control_scope
+from idpersona.pipelines.editing.spec import Control
+from idpersona.pipelines.inversion.denoiser import Denoiser
+from idpersona.pipelines.inversion.methods import get_method
+from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
+from idpersona.seams.call import Call
+from idpersona.seams.latent import Steering, Told, latent_scope
+
+USUAL = Control()
+
+
+@dataclass(frozen=True)
+class Edited:
+    """``images`` are the edits, ``sources`` the photos as the same drawing brought them back."""
+
+    images: list[Image.Image]
+    sources: list[Image.Image]
+
+
+class _Steered:
+    """An inversion's steering, and after it the controller's local blend."""
+
+    def __init__(self, steering: Steering, control: AttentionControl | None, steps: int):
+        self.steering, self.control, self.steps = steering, control, steps
+
+    def unconditional(self, call: Call) -> Told | None:
+        told = self.steering.unconditional(call)
+        if told is None:
+            return None
+        twice = [None if x is None else x.repeat_interleave(2, dim=0) for x in (told.text, told.pooled)]
+        return Told(*twice)  # type: ignore[arg-type]
+
+    def predicted(self, prediction: Tensor, call: Call) -> Tensor:
+        return self.steering.predicted(prediction, call)
+
+    def stepped(self, latents: Tensor, step: int) -> Tensor:
+        latents = self.steering.stepped(latents, step)
+        return latents if self.control is None else self.control.stepped(latents, step, self.steps)
+
+
+def edit(
+    pipe: Any,
+    record: Inversion,
+    prompts: str | Sequence[str],
+    *,
+    control: Control | None = USUAL,
+    negative: str | None = None,
+    output_type: str = "pil",
+    on_step: Callable[..., Any] | None = None,
+) -> Edited:
+    """Draw inverted photos again, told something else.
+
+    Adapters that are attached to ``pipe`` take part.
+
+    Args:
+        pipe: the pipeline that they were inverted with.
+        record: of :func:`~idpersona.pipelines.inversion.invert`.
+        prompts: what the edits show, one for each photo or one for all.
+        control: what they take over of the photos; None for nothing.
+        negative: what they shall not show; only of inversions that leave the negative prompt alone.
+        output_type: ``pil``, ``np``, ``pt`` or ``latent``, as of diffusers' pipelines.
+        on_step: ``callback_on_step_end`` of the pipeline.
+
+    Raises:
+        InversionError: the record is of another model.
+        BadInput: not one prompt for each photo, or words that are not in them.
+    """
+    record.check(model=model_fingerprint(pipe))
+    texts = [prompts] * record.photos if isinstance(prompts, str) else list(prompts)
+    if len(texts) != record.photos:
+        raise BadInput(
+            f"{len(texts)} prompts for {record.photos} inverted photos: give one for each, or one for all"
+        )
+    method = get_method(record.method, **(record.options or {}))
+    pairs = list(zip(record.prompts, texts, strict=True))
+    device = pipe._execution_device
+    record = record.to(device)
+    source, _ = Denoiser(pipe, record.size).tell(record.prompts)
+    controls = None if control is None else AttentionControl(pipe, control, pairs)
+    steering = _Steered(method.steering(record, source), controls, record.steps)
+    start = method.start(record).repeat_interleave(2, dim=0).to(pipe.dtype)
+    height, width = (side * pipe.vae_scale_factor for side in record.size)
+    options = {} if on_step is None else {"callback_on_step_end": on_step}
+    with contextlib.ExitStack() as stack:
+        if controls is not None:
+            stack.enter_context(control_scope(pipe, controls))
+        stack.enter_context(latent_scope(pipe, method.scheduler(record, device), steering))
+        drawn = pipe(
+            prompt=[text for pair in pairs for text in pair],
+            negative_prompt=None if negative is None else [negative] * (2 * len(pairs)),
+            num_inference_steps=record.steps,
+            guidance_scale=record.guidance,
+            height=height,
+            width=width,
+            latents=start,
+            output_type=output_type,
+            **options,
+        ).images
+    return Edited(images=drawn[1::2], sources=drawn[::2])

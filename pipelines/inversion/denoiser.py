@@ -1,0 +1,110 @@
+"""A pipeline's U-Net as a function of latents and what it is told, for loops of our own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idpersona.errors import BadInput
+from idpersona.seams.latent import Told
+from idpersona.seams.text import TextEmbeds
+
+
+class Denoiser:
+    """The denoiser of ``pipe`` for latents of ``size`` (height and width).
+
+    Attributes:
+        passes: of the U-Net so far, counted by rows; a backward pass counts two.
+
+    Raises:
+        BadInput: the pipeline has no U-Net that takes plain latents.
+    """
+
+    def __init__(self, pipe: Any, size: tuple[int, int]):
+        self.pipe, self.size = pipe, size
+        self.unet: Any = getattr(pipe, "unet", None)
+        self.passes = 0
+        if self.unet is None:
+            raise BadInput(f"{type(pipe).__name__} has no unet: photos are inverted with SD1.5 or SDXL bases")
+        channels = pipe.vae.config["latent_channels"]
+        if self.unet.config["in_channels"] != channels:
+            raise BadInput(
+                f"this base takes {self.unet.config['in_channels']} channels, not the {channels} of a "
+                "picture: inpainting bases cannot invert a photo"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe._execution_device
+
+    @torch.no_grad()
+    def tell(self, prompts: Sequence[str], negative: str = "") -> tuple[Told, Told]:
+        """What rows with these prompts are told, and what their unconditional rows are; at least float32."""
+        embeds = TextEmbeds(
+            *self.pipe.encode_prompt(
+                prompt=list(prompts),
+                device=self.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=True,
+                negative_prompt=[negative] * len(prompts) if negative else None,
+            )
+        )
+        assert embeds.negative is not None
+
+        def wide(x: Tensor | None) -> Any:
+            return None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+
+        return (
+            Told(wide(embeds.prompt), wide(embeds.pooled)),
+            Told(wide(embeds.negative), wide(embeds.negative_pooled)),
+        )
+
+    def __call__(self, latents: Tensor, timestep: Any, told: Told) -> Tensor:
+        """The prediction (epsilon or v, as the model makes it), float32 [rows, C, h, w]."""
+        self.passes += 1
+        kind = self.unet.dtype
+        prediction = self.unet(
+            latents.to(kind),
+            timestep,
+            encoder_hidden_states=told.text.to(kind),
+            added_cond_kwargs=self._added(told, kind),
+            return_dict=False,
+        )[0]
+        return prediction.to(torch.promote_types(latents.dtype, torch.float32))
+
+    def _added(self, told: Told, kind: torch.dtype) -> dict[str, Tensor] | None:
+        if told.pooled is None:
+            return None
+        height, width = (side * self.pipe.vae_scale_factor for side in self.size)
+        times = self.pipe._get_add_time_ids(
+            (height, width),
+            (0, 0),
+            (height, width),
+            dtype=kind,
+            text_encoder_projection_dim=self.pipe.text_encoder_2.config.projection_dim,
+        )
+        rows = told.text.shape[0]
+        return {"text_embeds": told.pooled.to(kind), "time_ids": times.to(self.device).repeat(rows, 1)}
+
+
+@contextlib.contextmanager
+def own_passes(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """Passes of the model inside are conditional ones of a loop of our own, with ``scheduler``'s timesteps.
+
+    Adapters that are attached read guidance and step from the pipeline, which is not called here.
+    """
+    own, lacking = pipe.scheduler, object()
+    guidance = pipe.__dict__.get("_guidance_scale", lacking)
+    pipe.scheduler, pipe._guidance_scale = scheduler, 1.0
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+        if guidance is lacking:
+            del pipe._guidance_scale
+        else:
+            pipe._guidance_scale = guidance

@@ -1,0 +1,65 @@
+"""What every inversion is: a way from a photo's latents to a record, and one back from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from torch import Tensor
+
+from idpersona.pipelines.inversion.denoiser import Denoiser
+from idpersona.pipelines.inversion.record import Inversion
+from idpersona.pipelines.inversion.schedule import ddim
+from idpersona.seams.latent import Steering, Told
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is inverted.
+
+    Attributes:
+        denoise: the base's U-Net.
+        scheduler: DDIM, its timesteps set.
+        photo: latents float32 [B, C, h, w].
+        source: what the rows are told, the photos' prompts.
+        empty: what unconditional rows are told.
+        guidance: scale that the photos are edited with.
+        on_step: called after every step; there are T of them.
+    """
+
+    denoise: Denoiser
+    scheduler: DDIMScheduler
+    photo: Tensor
+    source: Told
+    empty: Told
+    guidance: float
+    on_step: Callable[[], None]
+
+
+class Method(ABC):
+    """An inversion by name; its fields are its options, with their published defaults."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+
+    def refuse(self, pipe: Any) -> None:  # noqa: B027 - most have nothing to refuse
+        """Raise BadInput where this method cannot work on ``pipe``."""
+
+    @abstractmethod
+    def invert(self, task: Task) -> Mapping[str, Tensor]:
+        """``latents``, and perhaps ``unconditional`` and ``noises``, of an :class:`Inversion`."""
+
+    @abstractmethod
+    def steering(self, record: Inversion, source: Told) -> Steering:
+        """What leads guided drawing back to the photos."""
+
+    def scheduler(self, record: Inversion, device: Any) -> Any:
+        """What steps the latents on the way back, its timesteps not yet set."""
+        return ddim(record.scheduler, record.steps, device)
+
+    def start(self, record: Inversion) -> Tensor:
+        """Latents [B, C, h, w] from which drawing starts."""
+        return record.latents[-1]

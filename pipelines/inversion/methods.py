@@ -1,0 +1,95 @@
+"""All inversions by name, and the two steps that every edit is made of: ``invert`` and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from idpersona.errors import BadInput, UnknownName
+from idpersona.images import Photo
+from idpersona.pipelines.inversion.denoiser import Denoiser, own_passes
+from idpersona.pipelines.inversion.edict import Edict
+from idpersona.pipelines.inversion.method import Method, Task
+from idpersona.pipelines.inversion.null_text import NullText
+from idpersona.pipelines.inversion.photos import canvas_of, encode_photos
+from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
+from idpersona.pipelines.inversion.renoise import ReNoise
+from idpersona.pipelines.inversion.schedule import ddim
+from idpersona.pipelines.inversion.simple import Ddim, Direct, NegativePrompt, ProximalPrompt
+
+METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Direct, NullText, NegativePrompt, ProximalPrompt, Edict, ReNoise, Ddim)
+}
+
+
+def get_method(name: str, **options: Any) -> Method:
+    """An inversion by name with its own options.
+
+    Raises:
+        UnknownName: there is none of that name.
+        BadInput: an option that it does not have, or a value that it does not take.
+    """
+    if name not in METHODS:
+        raise UnknownName("inversion", name, METHODS)
+    known = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            raise BadInput(f"{name} knows no option {option}; it has {', '.join(known) or 'none'}")
+    return METHODS[name](**options)
+
+
+def invert(
+    pipe: Any,
+    photos: Photo | Sequence[Photo],
+    prompts: str | Sequence[str],
+    *,
+    method: str = "direct",
+    steps: int = 50,
+    guidance: float = 7.5,
+    size: tuple[int, int] | None = None,
+    on_step: Callable[[], None] | None = None,
+    **options: Any,
+) -> Inversion:
+    """Find the noise from which a pipeline draws given photos.
+
+    Args:
+        pipe: a diffusers pipeline with a U-Net (SD1.5, SDXL, mini).
+        photos: one or more; each is cut to the middle and scaled to ``size``.
+        prompts: what they show, one for each.
+        method: a name of :data:`METHODS`; ``options`` are its own.
+        steps: T.
+        guidance: scale that they are to be edited with.
+        size: width and height in pixels; None for what the base was made for.
+        on_step: called after each of the T steps.
+
+    Raises:
+        UnknownName, BadInput: as :func:`get_method`; a size or photos that the base cannot take, or not one
+            prompt for each photo.
+        PhotoError: a photo cannot be read.
+    """
+    way = get_method(method, **options)
+    way.refuse(pipe)
+    many: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
+    texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    if len(many) != len(texts):
+        raise BadInput(
+            f"{len(many)} photos and {len(texts)} prompts: each photo needs one that says what it shows"
+        )
+    latents = encode_photos(pipe, many, canvas_of(pipe, size))
+    scheduler = ddim(pipe.scheduler.config, steps, latents.device)
+    denoise = Denoiser(pipe, (latents.shape[-2], latents.shape[-1]))
+    source, empty = denoise.tell(texts)
+    task = Task(denoise, scheduler, latents, source, empty, guidance, on_step or (lambda: None))
+    with own_passes(pipe, scheduler):
+        found = way.invert(task)
+    return Inversion(
+        method=method,
+        prompts=texts,
+        guidance=guidance,
+        scheduler={k: v for k, v in scheduler.config.items() if not k.startswith("_")},
+        model=model_fingerprint(pipe),
+        options=dataclasses.asdict(way),  # type: ignore[call-overload]
+        passes=denoise.passes,
+        **{name: tensor.detach() for name, tensor in found.items()},
+    )

@@ -1,0 +1,172 @@
+"""Every inversion on tiny models of both families: what it promises, exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from idpersona.errors import BadInput, SeamError, UnknownName
+from idpersona.pipelines.editing.edit import edit
+from idpersona.pipelines.editing.spec import Control
+from idpersona.pipelines.inversion.methods import METHODS, invert
+from idpersona.pipelines.inversion.record import Inversion, InversionError
+from idpersona.pipelines.inversion.schedule import ddim
+from idpersona.seams.latent import latent_scope
+from idpersona.testing import tiny_components
+
+PHOTOS = ["sample:person-1", "sample:person-2"]
+SOURCES = ["a photo of a man", "a photo, of a cat."]
+TARGETS = ["a photo of a woman", "a photo, of a dog."]
+KINDS = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
+STEPS = 4
+
+
+@pytest.fixture(scope="module", params=[(k, p) for k in KINDS for p in ("epsilon", "v_prediction")], ids=str)
+def pipe(request: pytest.FixtureRequest) -> Any:
+    kind, prediction = request.param
+    made: Any = KINDS[kind](**tiny_components(kind))
+    made.scheduler = type(made.scheduler).from_config(made.scheduler.config, prediction_type=prediction)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def invert_both(pipe: Any, method: str, **options: Any) -> Inversion:
+    return invert(pipe, PHOTOS, SOURCES, method=method, steps=STEPS, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_are_as_each_photo_alone(pipe: Any, method: str) -> None:
+    both = invert_both(pipe, method)
+    assert both.steps == STEPS and both.photos == 2 and both.passes > 0
+    twice = len(both.latents[0]) // 2
+    for n in range(2):
+        alone = invert(pipe, PHOTOS[n], SOURCES[n], method=method, steps=STEPS)
+        scale = float(alone.latents.abs().max())
+        assert torch.allclose(
+            both.latents[:, n::2] if twice == 2 else both.latents[:, n : n + 1],
+            alone.latents,
+            atol=2e-3 * scale,
+        )
+        assert alone.passes == pytest.approx(both.passes, rel=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pipeline_is_what_it_was(pipe: Any, method: str) -> None:
+    def draw() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return pipe("a cat", num_inference_steps=2, generator=generator, output_type="latent").images
+
+    before, parts = draw(), {n: id(p) for n, p in pipe.unet.attn_processors.items()}
+    scheduler = pipe.scheduler
+    edit(pipe, invert_both(pipe, method), TARGETS, output_type="latent")
+    assert pipe.scheduler is scheduler
+    assert {n: id(p) for n, p in pipe.unet.attn_processors.items()} == parts
+    assert torch.equal(draw(), before)
+
+
+def test_direct_keeps_the_photos_on_their_pivots(pipe: Any) -> None:
+    record = invert_both(pipe, "direct")
+    seen = []
+
+    def on_step(_pipe: Any, step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
+        seen.append((step, values["latents"][::2].clone()))
+        return values
+
+    edited = edit(pipe, record, TARGETS, on_step=on_step, output_type="latent")
+    for step, latents in seen:
+        assert torch.equal(latents, record.latents[STEPS - 1 - step])
+    assert torch.equal(edited.sources, record.latents[0])
+    assert not torch.allclose(edited.images, edited.sources)
+
+
+def test_negative_prompt_draws_the_photos_as_if_unguided(pipe: Any) -> None:
+    record = invert_both(pipe, "negative-prompt")
+    sources = edit(pipe, record, TARGETS, control=None, output_type="latent").sources
+    own, pipe.scheduler = pipe.scheduler, ddim(record.scheduler, STEPS)
+    plain = pipe(
+        prompt=SOURCES,
+        latents=record.latents[-1],
+        num_inference_steps=STEPS,
+        guidance_scale=1.0,
+        output_type="latent",
+        height=record.size[0] * pipe.vae_scale_factor,
+        width=record.size[1] * pipe.vae_scale_factor,
+    ).images
+    pipe.scheduler = own
+    assert torch.allclose(sources, plain, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_proximal_without_a_threshold_is_negative_prompt(pipe: Any) -> None:
+    one = edit(pipe, invert_both(pipe, "negative-prompt"), TARGETS, output_type="latent")
+    other = edit(pipe, invert_both(pipe, "proximal", quantile=0.0, kind="l1"), TARGETS, output_type="latent")
+    strict = edit(pipe, invert_both(pipe, "proximal", quantile=0.99), TARGETS, output_type="latent")
+    size = float(one.images.abs().max())
+    # The smallest difference of each picture is the threshold of l1.
+    assert torch.allclose(one.images, other.images, atol=1e-2 * size)
+    assert torch.allclose(strict.sources, one.sources, atol=1e-4 * size)
+    assert (strict.images - strict.sources).abs().mean() < (one.images - one.sources).abs().mean()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("direct", "edict")])
+def test_replacing_a_prompt_by_itself_changes_nothing(pipe: Any, method: str) -> None:
+    same = edit(
+        pipe, invert_both(pipe, method), SOURCES, control=Control(kind="replace"), output_type="latent"
+    )
+    assert torch.allclose(same.images, same.sources, atol=2e-4 * float(same.sources.abs().max()))
+
+
+def test_edict_comes_back_exactly() -> None:
+    pipe: Any = StableDiffusionPipeline(**tiny_components("sd15")).to(torch.float64)
+    pipe.set_progress_bar_config(disable=True)
+    record = invert(pipe, PHOTOS, SOURCES, method="edict", steps=6, guidance=3.0)
+    edited = edit(pipe, record, TARGETS, control=None, output_type="latent")
+    assert float((edited.sources - record.latents[0][:2]).abs().max()) < 1e-8
+    # In float32 the rounding errors of two rows would drift apart.
+    same = edit(pipe, record, SOURCES, control=Control(kind="replace"), output_type="latent")
+    assert float((same.sources - same.images).abs().max()) < 1e-8
+
+
+def test_null_text_comes_nearer_than_ddim(pipe: Any) -> None:
+    errors = {}
+    for method in ("ddim", "null-text"):
+        record = invert_both(pipe, method)
+        sources = edit(pipe, record, TARGETS, control=None, output_type="latent").sources
+        errors[method] = float((sources - record.latents[0]).square().mean())
+    assert errors["null-text"] < errors["ddim"]
+
+
+def test_what_cannot_work_is_refused(pipe: Any) -> None:
+    with pytest.raises(UnknownName, match="direct"):
+        invert(pipe, PHOTOS[0], SOURCES[0], method="dircet")
+    with pytest.raises(BadInput, match="inner"):
+        invert(pipe, PHOTOS[0], SOURCES[0], method="null-text", outer=3)
+    with pytest.raises(BadInput, match="one that says"):
+        invert(pipe, PHOTOS, SOURCES[0])
+    with pytest.raises(BadInput, match="multiples"):
+        invert(pipe, PHOTOS[0], SOURCES[0], size=(65, 64))
+    record = invert_both(pipe, "direct")
+    with pytest.raises(BadInput, match="refine"):
+        edit(pipe, record, "a photo of a very old man", control=Control(kind="replace"))
+    with pytest.raises(BadInput, match="does not hold 'hat'"):
+        edit(pipe, record, TARGETS, control=Control(reweight={"hat": 2.0}))
+    with pytest.raises(BadInput, match="one for each"):
+        edit(pipe, record, TARGETS[:1])
+    other: Any = type(pipe)(**tiny_components("sdxl" if "XL" in type(pipe).__name__ else "sd15"))
+    with torch.no_grad():
+        other.unet.conv_in.weight.mul_(1.5)
+    with pytest.raises(InversionError, match="another base"):
+        edit(other, record, TARGETS)
+
+
+def test_one_scope_at_a_time(pipe: Any) -> None:
+    record = invert_both(pipe, "direct")
+    from idpersona.pipelines.inversion.steering import Plain
+
+    with (
+        latent_scope(pipe, ddim(record.scheduler, STEPS), Plain()),
+        pytest.raises(SeamError, match="already"),
+    ):
+        edit(pipe, record, TARGETS)
