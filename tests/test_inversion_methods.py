@@ -21,7 +21,7 @@ PHOTOS = ["sample:person-1", "sample:person-2"]
 SOURCES = ["a photo of a man", "a photo, of a cat."]
 TARGETS = ["a photo of a woman", "a photo, of a dog."]
 KINDS = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
-STEPS = 4
+STEPS, SIZE = 4, (32, 32)
 
 
 @pytest.fixture(scope="module", params=[(k, p) for k in KINDS for p in ("epsilon", "v_prediction")], ids=str)
@@ -34,7 +34,7 @@ def pipe(request: pytest.FixtureRequest) -> Any:
 
 
 def invert_both(pipe: Any, method: str, **options: Any) -> Inversion:
-    return invert(pipe, PHOTOS, SOURCES, method=method, steps=STEPS, **options)
+    return invert(pipe, PHOTOS, SOURCES, method=method, steps=STEPS, size=SIZE, **options)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -43,7 +43,7 @@ def test_batches_are_as_each_photo_alone(pipe: Any, method: str) -> None:
     assert both.steps == STEPS and both.photos == 2 and both.passes > 0
     twice = len(both.latents[0]) // 2
     for n in range(2):
-        alone = invert(pipe, PHOTOS[n], SOURCES[n], method=method, steps=STEPS)
+        alone = invert(pipe, PHOTOS[n], SOURCES[n], method=method, steps=STEPS, size=SIZE)
         scale = float(alone.latents.abs().max())
         assert torch.allclose(
             both.latents[:, n::2] if twice == 2 else both.latents[:, n : n + 1],
@@ -121,7 +121,7 @@ def test_replacing_a_prompt_by_itself_changes_nothing(pipe: Any, method: str) ->
 def test_edict_comes_back_exactly() -> None:
     pipe: Any = StableDiffusionPipeline(**tiny_components("sd15")).to(torch.float64)
     pipe.set_progress_bar_config(disable=True)
-    record = invert(pipe, PHOTOS, SOURCES, method="edict", steps=6, guidance=3.0)
+    record = invert(pipe, PHOTOS, SOURCES, method="edict", steps=6, guidance=3.0, size=SIZE)
     edited = edit(pipe, record, TARGETS, control=None, output_type="latent")
     assert float((edited.sources - record.latents[0][:2]).abs().max()) < 1e-8
     # In float32 the rounding errors of two rows would drift apart.
