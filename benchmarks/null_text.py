@@ -2,9 +2,9 @@
 
 ``python benchmarks/null_text.py [PHOTO=PROMPT …] [--steps 50] [--guidance 7.5]``.
 
-PSNR is between the photo as the autoencoder brings it back and what guided drawing does, in dB. A pass is one
-run of the U-Net for one row, a backward pass counts two; those of the DDIM inversion, which both share, are in
-it. All in one run.
+PSNR is between the photo as the autoencoder brings it back and what guided drawing does, in dB. A pass is
+one run of the U-Net for one row, a backward pass counts two; those of the DDIM inversion, which both share,
+are in it. All in one run.
 """
 
 from __future__ import annotations
