@@ -53,8 +53,7 @@ class PlainNullText(NullText):
                 with torch.enable_grad():
                     free = task.denoise(latents, timestep, Told(embedding, task.empty.pooled))
                     error = (stepped(free, told, timestep) - pivot).square().mean()
-                    adam.zero_grad()
-                    error.backward()
+                    (embedding.grad,) = torch.autograd.grad(error, embedding)
                 task.denoise.passes += 2
                 adam.step()
                 if self.stop and float(error.detach()) < STOP + i * STOP_GROWTH:

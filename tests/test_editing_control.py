@@ -87,12 +87,20 @@ def test_blending_changes_only_where_the_words_are(pipe: Any, record: Any) -> No
     assert bool((images[:, :8] == 1).all()) and not bool(images[:, 10:].any())
 
 
-def test_blending_starts_late() -> None:
-    blend = LocalBlend(torch.ones(2, 4), 0.3)
-    blend.add(torch.rand(2, 2, 64, 4), (8, 8))
-    assert blend.mask((32, 32)).shape == (2, 1, 32, 32)
-    blend.clear()
-    assert not blend._sums
+@pytest.mark.parametrize("method", ["ddim", "edict"])
+def test_blending_starts_late(pipe: Any, method: str) -> None:
+    """EDICT steps each of its two latents, so that its pipeline takes twice the steps."""
+    record = invert(pipe, "sample:person-1", SOURCE, method=method, steps=STEPS, size=(32, 32), guidance=1.5)
+    never = Control(blend=("man", "man"), blend_from=1.0)
+    late = Control(blend=("man", "man"), blend_from=0.8, threshold=1.0)  # nowhere is there so much
+    (sources, plain), (_, off), (same, on) = (draw(pipe, record, c) for c in (Control(), never, late))
+    assert torch.allclose(plain, off, atol=1e-3 * float(plain.abs().max()))
+    assert torch.equal(on, same) and not torch.allclose(plain, sources)
+
+
+def test_latents_without_a_layer_for_blending_are_refused() -> None:
+    with pytest.raises(BadInput, match="no layer that says where"):
+        LocalBlend(torch.ones(2, 4), 0.3).mask((4, 4))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,15 @@ def test_windows_by_word(pipe: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kind": "swap"}, {"cross": 1.5}, {"self_attention": (0.5, 0.2)}, {"reweight": {"a": float("nan")}}],
+    [
+        {"kind": "swap"},
+        {"blend": "man"},
+        {"threshold": (0.1, 0.5)},
+        {"cross": None},
+        {"cross": 1.5},
+        {"self_attention": (0.5, 0.2)},
+        {"reweight": {"a": float("nan")}},
+    ],
     ids=str,
 )
 def test_controls_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:

@@ -62,8 +62,12 @@ def test_damaged_files_are_refused_in_one_line(record: Inversion, tmp_path: Path
     save_file({"latents": torch.zeros(2, 1, 4, 8, 8)}, file)
     with pytest.raises(InversionError, match="no inversion file"):
         Inversion.load(file)
-    save_file({"x": torch.zeros(1)}, file, metadata={"format": "idpersona.inversion", "version": "2"})
-    with pytest.raises(InversionError, match=r"update|no inversion"):
+    head = {"format": "idpersona.inversion", "inversion": "{}"}
+    save_file({"x": torch.zeros(1)}, file, metadata={**head, "version": "2"})
+    with pytest.raises(InversionError, match="update idpersona"):
+        Inversion.load(file)
+    save_file({"x": torch.zeros(1)}, file, metadata={**head, "version": "1"})
+    with pytest.raises(InversionError, match="damaged"):
         Inversion.load(file)
 
 
@@ -72,5 +76,7 @@ def test_records_that_make_no_sense_are_refused(record: Inversion) -> None:
         dataclasses.replace(record, latents=record.latents / 0)
     with pytest.raises(InversionError, match="steps"):
         dataclasses.replace(record, unconditional=torch.zeros(3, 2, 7, 16))
+    with pytest.raises(InversionError, match="3 photos, not 2"):
+        dataclasses.replace(record, unconditional=torch.zeros(4, 3, 7, 16))
     with pytest.raises(InversionError, match="prompts"):
         dataclasses.replace(record, prompts=("one", "two", "three"))

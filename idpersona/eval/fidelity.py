@@ -2,7 +2,6 @@
 
 * MSE: mean squared difference of the values in 0..1 over all pixels and channels. PSNR: -10 log10 MSE, in dB.
 * SSIM: structural similarity (Wang et al. 2004), Gaussian window of sigma 1.5, mean over the channels.
-* feature distance: 1 - cosine of the mean patch tokens of ``mini-vit``.
 
 With a mask, MSE and PSNR are over its pixels alone, and SSIM is the mean of the SSIM map over them. PIE-Bench
 instead multiplies both pictures by the mask and takes the mean over all pixels: :func:`masked_as_pie`.

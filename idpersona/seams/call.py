@@ -135,6 +135,7 @@ class Call:
 
 
 _quiet: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_watched: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -150,6 +151,11 @@ def quiet_pass(model: nn.Module) -> Iterator[None]:
 def is_quiet(model: nn.Module) -> bool:
     """Whether a pass of ``model`` would be one inside :func:`quiet_pass`."""
     return model in _quiet
+
+
+def is_attached(model: nn.Module) -> bool:
+    """Whether any seam is in ``model`` just now."""
+    return _watched.get(model, 0) > 0
 
 
 def _check_pipeline(pipe: Any) -> None:
@@ -183,7 +189,9 @@ def call_scope(model: nn.Module, pipe: Any = None) -> Iterator[Call]:
         call.begin(sample, args[1] if len(args) > 1 else kwargs["timestep"])
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    _watched[model] = _watched.get(model, 0) + 1
     try:
         yield call
     finally:
+        _watched[model] -= 1
         handle.remove()

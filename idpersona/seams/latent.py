@@ -41,8 +41,8 @@ class Steering(Protocol):
         """The model's prediction for all rows, as the pipeline shall get it."""
         ...
 
-    def stepped(self, latents: Tensor, step: int) -> Tensor:
-        """The latents after step number ``step`` (from 0), as they go on."""
+    def stepped(self, latents: Tensor, step: int, steps: int) -> Tensor:
+        """The latents after step number ``step`` (from 0) of ``steps``, as they go on."""
         ...
 
 
@@ -62,7 +62,7 @@ class _Stepping:
     def _step(self, *args: Any, **kwargs: Any) -> Any:
         result = self._scheduler.step(*args, **kwargs)
         previous = result[0] if isinstance(result, tuple) else result.prev_sample
-        latents = self._steering.stepped(previous, self._done)
+        latents = self._steering.stepped(previous, self._done, len(self._scheduler.timesteps))
         self._done += 1
         if isinstance(result, tuple):
             return (latents, *result[1:])
@@ -123,7 +123,6 @@ def latent_scope(pipe: Any, scheduler: Any, steering: Steering) -> Iterator[None
         own, stepping = pipe.scheduler, _Stepping(scheduler, steering)
         _steered.add(model)
         stack.callback(_steered.discard, model)
-        # Before the hooks of attached adapters, so that they see what the model is told.
         stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(model.register_forward_hook(after).remove)
         pipe.scheduler = stepping

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from idpersona.errors import BadInput
 from idpersona.seams.mask import layer_grid
 
 # Sides of the published layers, relative to the latents (16 of 64), and the least and most that small latents
@@ -44,6 +45,11 @@ class LocalBlend:
 
     def mask(self, size: tuple[int, int]) -> Tensor:
         """1 where the words are, bool [pictures, 1, height, width] of the latents."""
+        if not self._sums:
+            raise BadInput(
+                f"blend: this base has no layer that says where words are in latents of {size[0]}x{size[1]}; "
+                "edit larger pictures, or without blend"
+            )
         maps = [
             F.interpolate((total / self._counts[grid])[:, None], size=max(self._sums), mode="bilinear")
             for grid, total in self._sums.items()

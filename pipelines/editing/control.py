@@ -52,7 +52,7 @@ def plan(tokenizer: Any, control: Control, source: str, target: str) -> _Plan:
         table = torch.zeros(length, length)
         table[mapper, torch.arange(length)] = 1
     by_word = control.cross if isinstance(control.cross, Mapping) else {"default": control.cross}
-    first, last = (torch.full((length,), bound) for bound in window(by_word.get("default", 0.0)))
+    first, last = (torch.full((length,), bound) for bound in window(by_word.get("default", 0.8)))
     for word, value in by_word.items():
         if word != "default":
             rows = places(tokenizer, target, word, "cross")

@@ -20,6 +20,8 @@ from idpersona.seams.call import Call
 from idpersona.seams.latent import Steering, Told, latent_scope
 
 USUAL = Control()
+FREE_NEGATIVE = ("direct", "ddim", "renoise")
+"""Inversions in which nothing rests on the negative prompt."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Edited:
 class _Steered:
     """An inversion's steering, and after it the controller's local blend."""
 
-    def __init__(self, steering: Steering, control: AttentionControl | None, steps: int):
-        self.steering, self.control, self.steps = steering, control, steps
+    def __init__(self, steering: Steering, control: AttentionControl | None):
+        self.steering, self.control = steering, control
 
     def unconditional(self, call: Call) -> Told | None:
         told = self.steering.unconditional(call)
@@ -46,9 +48,9 @@ class _Steered:
     def predicted(self, prediction: Tensor, call: Call) -> Tensor:
         return self.steering.predicted(prediction, call)
 
-    def stepped(self, latents: Tensor, step: int) -> Tensor:
-        latents = self.steering.stepped(latents, step)
-        return latents if self.control is None else self.control.stepped(latents, step, self.steps)
+    def stepped(self, latents: Tensor, step: int, steps: int) -> Tensor:
+        latents = self.steering.stepped(latents, step, steps)
+        return latents if self.control is None else self.control.stepped(latents, step, steps)
 
 
 def edit(
@@ -84,14 +86,18 @@ def edit(
         raise BadInput(
             f"{len(texts)} prompts for {record.photos} inverted photos: give one for each, or one for all"
         )
+    if negative is not None and record.method not in FREE_NEGATIVE:
+        raise BadInput(
+            f"{record.method} has its own negative prompt: leave negative out, or invert with direct"
+        )
     method = get_method(record.method, **(record.options or {}))
     pairs = list(zip(record.prompts, texts, strict=True))
     device = pipe._execution_device
     record = record.to(device)
     source, _ = Denoiser(pipe, record.size).tell(record.prompts)
     controls = None if control is None else AttentionControl(pipe, control, pairs)
-    steering = _Steered(method.steering(record, source), controls, record.steps)
-    start = method.start(record).repeat_interleave(2, dim=0).to(pipe.dtype)
+    steering = _Steered(method.steering(record, source), controls)
+    start = method.start(record).repeat_interleave(2, dim=0).to(pipe.unet.dtype)
     height, width = (side * pipe.vae_scale_factor for side in record.size)
     options = {} if on_step is None else {"callback_on_step_end": on_step}
     with contextlib.ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from idpersona.errors import BadInput
 
@@ -21,7 +21,7 @@ class Control:
         kind: ``refine`` aligns the prompts' tokens, so that words may come and go; ``replace`` goes word by
             word and needs as many words in both.
         cross: steps in which the source's cross-attention is taken, as a window, or by words of the target
-            prompt, ``default`` being all others.
+            prompt, ``default`` being all others (without it, the published 0.8).
         self_attention: steps in which the source's self-attention is taken.
         reweight: factors on the attention that words of the target prompt draw.
         blend: words of (source prompt, target prompt), separated by commas; the edit stays where they draw
@@ -44,16 +44,40 @@ class Control:
     def __post_init__(self) -> None:
         if self.kind not in ("refine", "replace"):
             raise BadInput(f"an edit is one of refine and replace, not '{self.kind}'")
-        crosses = self.cross.values() if isinstance(self.cross, Mapping) else [self.cross]
-        for value in (*crosses, self.self_attention, self.blend_from, self.threshold):
-            first, last = window(value)
-            if not 0 <= first <= last <= 1:
-                raise BadInput(f"a window of an edit lies in 0..1, got {value}")
+        for value in (
+            *(self.cross.values() if isinstance(self.cross, Mapping) else [self.cross]),
+            self.self_attention,
+        ):
+            window(value)
+        for name in ("blend_from", "threshold", "self_side"):
+            _fraction(getattr(self, name), name)
+        if self.blend is not None and (isinstance(self.blend, str) or len(self.blend) != 2):
+            raise BadInput(
+                f"blend names words of the source and of the target, ('man', 'man'), got {self.blend!r}"
+            )
         for word, factor in self.reweight.items():
             if not math.isfinite(factor):
                 raise BadInput(f"the weight of '{word}' must be a number, got {factor}")
 
 
 def window(value: Window) -> tuple[float, float]:
-    """First and last fraction of the steps."""
-    return (0.0, float(value)) if isinstance(value, (int, float)) else (float(value[0]), float(value[1]))
+    """First and last fraction of the steps.
+
+    Raises:
+        BadInput: neither a number in 0..1 nor two of them in order.
+    """
+    if not isinstance(value, (tuple, list)):
+        return 0.0, _fraction(value, "a window of an edit")
+    if len(value) != 2 or value[0] > value[1]:
+        raise BadInput(f"a window of an edit is one fraction or two in order, got {value!r}")
+    return _fraction(value[0], "a window of an edit"), _fraction(value[1], "a window of an edit")
+
+
+def _fraction(value: Any, what: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise BadInput(f"{what} is a number from 0 to 1, got {value!r}")
+    return number

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ class Denoiser:
     """The denoiser of ``pipe`` for latents of ``size`` (height and width).
 
     Attributes:
-        passes: of the U-Net so far, counted by rows; a backward pass counts two.
+        passes: of the U-Net so far, whatever their batch; a backward pass counts two.
 
     Raises:
         BadInput: the pipeline has no U-Net that takes plain latents.
@@ -89,22 +88,3 @@ class Denoiser:
         )
         rows = told.text.shape[0]
         return {"text_embeds": told.pooled.to(kind), "time_ids": times.to(self.device).repeat(rows, 1)}
-
-
-@contextlib.contextmanager
-def own_passes(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """Passes of the model inside are conditional ones of a loop of our own, with ``scheduler``'s timesteps.
-
-    Adapters that are attached read guidance and step from the pipeline, which is not called here.
-    """
-    own, lacking = pipe.scheduler, object()
-    guidance = pipe.__dict__.get("_guidance_scale", lacking)
-    pipe.scheduler, pipe._guidance_scale = scheduler, 1.0
-    try:
-        yield
-    finally:
-        pipe.scheduler = own
-        if guidance is lacking:
-            del pipe._guidance_scale
-        else:
-            pipe._guidance_scale = guidance

@@ -92,7 +92,9 @@ class EdictScheduler:
 
 @dataclass(frozen=True)
 class Edict(Method):
-    """Exact, at twice the passes; drawn with the guidance that the photo was inverted with.
+    """Exact up to rounding, which the mixing makes grow: exact in float64, and worse the higher the guidance.
+
+    It takes two passes for each of two rows, and is drawn with the guidance that the photo was inverted with.
 
     Attributes:
         mixing: p; published: 0.93 for 50 steps, and nearer to 1 for fewer.
@@ -105,6 +107,12 @@ class Edict(Method):
     def __post_init__(self) -> None:
         if not 0.5 < self.mixing <= 1:
             raise BadInput(f"mixing of edict lies above 0.5 and up to 1, got {self.mixing}")
+
+    def refuse(self, pipe: Any) -> None:
+        if pipe.unet.dtype in (torch.float16, torch.bfloat16):
+            raise BadInput(
+                "edict undoes steps exactly, which half precision cannot: load the base in float32"
+            )
 
     @torch.no_grad()
     def invert(self, task: Task) -> Mapping[str, Tensor]:

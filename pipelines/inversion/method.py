@@ -40,7 +40,7 @@ class Task:
 
 
 class Method(ABC):
-    """An inversion by name; its fields are its options, with their published defaults."""
+    """An inversion by name; its fields are its options."""
 
     name: ClassVar[str]
     paper: ClassVar[str]

@@ -8,7 +8,7 @@ from typing import Any
 
 from idpersona.errors import BadInput, UnknownName
 from idpersona.images import Photo
-from idpersona.pipelines.inversion.denoiser import Denoiser, own_passes
+from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.edict import Edict
 from idpersona.pipelines.inversion.method import Method, Task
 from idpersona.pipelines.inversion.null_text import NullText
@@ -17,6 +17,7 @@ from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
 from idpersona.pipelines.inversion.renoise import ReNoise
 from idpersona.pipelines.inversion.schedule import ddim
 from idpersona.pipelines.inversion.simple import Ddim, Direct, NegativePrompt, ProximalPrompt
+from idpersona.seams.call import is_attached
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (Direct, NullText, NegativePrompt, ProximalPrompt, Edict, ReNoise, Ddim)
@@ -61,7 +62,7 @@ def invert(
         steps: T.
         guidance: scale that they are to be edited with.
         size: width and height in pixels; None for what the base was made for.
-        on_step: called after each of the T steps.
+        on_step: called after each step of the way up; ``null-text`` optimises afterwards.
 
     Raises:
         UnknownName, BadInput: as :func:`get_method`; a size or photos that the base cannot take, or not one
@@ -70,6 +71,11 @@ def invert(
     """
     way = get_method(method, **options)
     way.refuse(pipe)
+    if is_attached(pipe.unet):
+        raise BadInput(
+            "an adapter is attached: photos are inverted with the base alone, attach it for the edit"
+        )
+    model = model_fingerprint(pipe)
     many: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     if len(many) != len(texts):
@@ -81,14 +87,13 @@ def invert(
     denoise = Denoiser(pipe, (latents.shape[-2], latents.shape[-1]))
     source, empty = denoise.tell(texts)
     task = Task(denoise, scheduler, latents, source, empty, guidance, on_step or (lambda: None))
-    with own_passes(pipe, scheduler):
-        found = way.invert(task)
+    found = way.invert(task)
     return Inversion(
         method=method,
         prompts=texts,
         guidance=guidance,
         scheduler={k: v for k, v in scheduler.config.items() if not k.startswith("_")},
-        model=model_fingerprint(pipe),
+        model=model,
         options=dataclasses.asdict(way),  # type: ignore[call-overload]
         passes=denoise.passes,
         **{name: tensor.detach() for name, tensor in found.items()},

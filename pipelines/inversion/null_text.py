@@ -35,11 +35,11 @@ class NullText(Method):
     """Pivotal optimisation of the unconditional embeddings, warm-started from one timestep to the next.
 
     Attributes:
-        inner: gradient steps at each timestep, at most.
+        inner: gradient steps at each timestep, at most; published, of Adam: 10.
         stop: go on to the next timestep when the error is as small as the paper asks.
     """
 
-    inner: int = 2
+    inner: int = 1
     stop: bool = True
     name: ClassVar[str] = "null-text"
     paper: ClassVar[str] = "arXiv:2211.09794"
@@ -49,7 +49,7 @@ class NullText(Method):
             raise BadInput(f"null-text takes at least 1 inner step, got {self.inner}")
 
     def refuse(self, pipe: Any) -> None:
-        if pipe.dtype is torch.float16:
+        if pipe.unet.dtype is torch.float16:
             raise BadInput("null-text cannot be optimised in float16: load the base in float32 or bfloat16")
 
     @torch.no_grad()
@@ -65,9 +65,7 @@ class NullText(Method):
             told = task.denoise(latents, timestep, task.source)
             wanted = _Wanted(task, latents, timestep, told, way[steps - 1 - i])
             limit = STOP + i * STOP_GROWTH if self.stop else 0.0
-            with torch.enable_grad():
-                embedding, free = search(task, latents, timestep, embedding, wanted, self.inner, limit)
-            embedding = embedding.detach()
+            embedding, free = search(task, latents, timestep, embedding, wanted, self.inner, limit)
             found.append(embedding)
             latents = wanted.stepped(free)
         return {"latents": way, "unconditional": torch.stack(found)}
@@ -136,7 +134,7 @@ class _Search:
             (gradient,) = torch.autograd.grad(free, point, residual + answer)
             task.denoise.passes += 2
             if self.length is None:
-                self.length = self._probed(task, latents, timestep, point.detach(), gradient, residual)
+                self.length = self._probed(task, latents, timestep, best, gradient, residual, free.detach())
             step = move - self.length * gradient
             # SDXL's empty prompt is all zeros: the size of embeddings is that of the photos' own.
             share = going * (_MOST * _rms(task.source.text) / _rms(step).clamp(min=1e-20)).clamp(max=1)
@@ -147,16 +145,21 @@ class _Search:
         return best, best_free
 
     def _probed(
-        self, task: Task, latents: Tensor, timestep: Tensor, point: Tensor, gradient: Tensor, residual: Tensor
+        self,
+        task: Task,
+        latents: Tensor,
+        timestep: Tensor,
+        point: Tensor,
+        gradient: Tensor,
+        residual: Tensor,
+        free: Tensor,
     ) -> Tensor:
         """The best length along the first gradient of all, from one more pass."""
         size = _PROBE * _rms(task.source.text) / _rms(gradient).clamp(min=1e-20)
         moved = task.denoise(
             latents, timestep, Told(point + size[:, None, None] * gradient, task.empty.pooled)
         )
-        there = task.denoise(latents, timestep, Told(point, task.empty.pooled))
-        slope = (moved - there) / size[:, None, None, None]
-        return _best(slope, residual)
+        return _best((moved - free) / size[:, None, None, None], residual).clamp(min=0)
 
 
 class _Taken:
@@ -181,7 +184,9 @@ class _Taken:
         self.answers.append(answered)
         still = ~(taken * gradient).flatten(1).any(dim=1)[:, None, None]
         best = _best(-answered / torch.where(still, 1.0, taken)[..., None], before + answer)
-        return best if length is None else torch.where(still, length, best)
+        assert length is not None  # a step was taken
+        # A step that went the wrong way tells no length: half of it, then.
+        return torch.where(still, length, torch.where(best > 0, best, taken / 2))
 
     def recombined(self, residual: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """The combination of the steps so far that would leave the least, and its answer."""
@@ -204,7 +209,7 @@ def _best(slope: Tensor, residual: Tensor) -> Tensor:
     ``slope`` [B, C, h, w] is how the prediction answers to one unit along the gradient.
     """
     along = (slope * residual).flatten(1).sum(dim=1)
-    return (along / slope.square().flatten(1).sum(dim=1).clamp(min=1e-20)).clamp(min=0)[:, None, None]
+    return (along / slope.square().flatten(1).sum(dim=1).clamp(min=1e-20))[:, None, None]
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -65,6 +65,8 @@ class Inversion:
             )
         if self.latents.shape[1] % len(self.prompts):
             raise InversionError(f"{self.latents.shape[1]} latents for {len(self.prompts)} prompts")
+        if self.unconditional is not None and self.unconditional.shape[1] != self.photos:
+            raise InversionError(f"embeddings for {self.unconditional.shape[1]} photos, not {self.photos}")
         for name in _TENSORS:
             value = getattr(self, name)
             if value is not None and not bool(torch.isfinite(value).all()):

@@ -21,7 +21,7 @@ _CLIP, _ROLLS, _PATCH = 100.0, 5, 4
 
 @dataclass(frozen=True)
 class ReNoise(Method):
-    """Fixed-point iterations; the last estimates of the noise are averaged, and kept like noise.
+    """Fixed-point iterations; the last estimates of the noise are averaged and, if asked, kept like noise.
 
     Attributes:
         renoise: times that a step is looked at again; published for DDIM: 1.
@@ -29,7 +29,7 @@ class ReNoise(Method):
         like_noise: weight of the divergence of its patches from those of the noise that the model reads in
             the photo, noised at random; published: 0.065. It costs one more pass for each step.
         uncorrelated: weight of its correlation with itself, shifted; published: 20.
-        rounds: of both; published: 4. 0 leaves the estimates as they are.
+        rounds: of both; published: 4. 0, the default, leaves the estimates as they are.
         seed: of the noise that the photo gets.
     """
 
@@ -52,6 +52,7 @@ class ReNoise(Method):
     @torch.no_grad()
     def invert(self, task: Task) -> Mapping[str, Tensor]:
         scheduler, way = task.scheduler, [task.photo]
+        # Every photo gets the same noise, alone or in a batch.
         generator = torch.Generator("cpu").manual_seed(self.seed)
         for timestep in reversed(scheduler.timesteps.tolist()):
             above, _ = levels(scheduler, timestep)
@@ -65,7 +66,7 @@ class ReNoise(Method):
                 latents = ascend_noise(scheduler, estimates[-1], way[-1], timestep)
             mean = torch.stack(estimates[-self.average :]).mean(dim=0)
             if self.rounds:
-                random = torch.randn(task.photo.shape, generator=generator).to(task.photo)
+                random = torch.randn(task.photo.shape[1:], generator=generator).to(task.photo)
                 noised = above**0.5 * task.photo + (1 - above) ** 0.5 * random
                 mean = self._kept_like(mean, noise(noised))
             way.append(ascend_noise(scheduler, mean, way[-1], timestep))
@@ -104,12 +105,12 @@ def patch_divergence(noise: Tensor, model: Tensor) -> Tensor:
 
 
 def self_correlation(noise: Tensor) -> Tensor:
-    """Mean over channels of the squared correlation with itself, shifted by 1, 2, 4 … cells."""
+    """Squared correlation with itself, shifted by 1, 2, 4 … cells: mean over channels, sum over photos."""
     total = noise.new_zeros(())
     for roll in range(_ROLLS):
         shift = 2**roll
         if shift >= min(noise.shape[-2:]):
             break
         for axis in (2, 3):
-            total = total + (noise * noise.roll(shift, axis)).mean(dim=(2, 3)).square().mean()
+            total = total + (noise * noise.roll(shift, axis)).mean(dim=(2, 3)).square().mean(dim=1).sum()
     return total

@@ -22,7 +22,7 @@ class Plain:
     def predicted(self, prediction: Tensor, call: Call) -> Tensor:
         return prediction
 
-    def stepped(self, latents: Tensor, step: int) -> Tensor:
+    def stepped(self, latents: Tensor, step: int, steps: int) -> Tensor:
         return latents
 
 
@@ -36,7 +36,7 @@ class Pinned(Plain):
     def __init__(self, record: Inversion):
         self.pivots = record.latents
 
-    def stepped(self, latents: Tensor, step: int) -> Tensor:
+    def stepped(self, latents: Tensor, step: int, steps: int) -> Tensor:
         pivot = self.pivots[len(self.pivots) - 2 - step].to(latents)
         rows = latents.unflatten(0, (-1, 2))
         return torch.stack([pivot, rows[:, 1]], dim=1).flatten(0, 1)
