@@ -91,7 +91,6 @@ def main() -> int:
     pipe: Any = load_base(arguments.base)
     pipe.set_progress_bar_config(disable=True)
     methods.METHODS["plain"] = PlainNullText
-    rows = []
     for stop in (True, False):
         for name, options in (
             ("plain", {}),
@@ -115,17 +114,15 @@ def main() -> int:
                 drawn = edit(pipe, record, prompt, control=None, output_type="latent")
                 near.append(psnr(pipe, drawn.sources, record.latents[0]))
             count = len(passes)
-            rows.append(
-                {
-                    "method": name,
-                    **options,
-                    "early stop": stop,
-                    "passes": sum(passes) / count,
-                    "seconds": round(seconds / count, 1),
-                    "psnr": round(sum(near) / count, 2),
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
+            row = {
+                "method": name,
+                **options,
+                "early stop": stop,
+                "passes": sum(passes) / count,
+                "seconds": round(seconds / count, 1),
+                "psnr": round(sum(near) / count, 2),
+            }
+            print(json.dumps(row), flush=True)
     return 0
 
 

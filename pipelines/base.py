@@ -52,6 +52,13 @@ def load_base(
     return _load(folder, variant, kind).to(place)
 
 
+def native_size(pipe: Any) -> tuple[int, int]:
+    """Width and height in pixels of the pictures that a pipeline's U-Net was made for."""
+    sample = pipe.unet.config.sample_size
+    height, width = (sample, sample) if isinstance(sample, int) else sample
+    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+
+
 def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:
     """Folder or hub id, and the file variant to load."""
     folder, text, bases = Path(name), os.fspath(name), weight_names("base")

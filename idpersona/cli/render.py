@@ -127,9 +127,9 @@ def canvas(pipe: Any, adapters: Sequence[Any], pose: Identity | None) -> tuple[i
         for adapter in adapters:
             if size := adapter.canvas(pose.image_size):
                 return size
-    sample = pipe.unet.config.sample_size
-    height, width = (sample, sample) if isinstance(sample, int) else sample
-    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+    from idpersona.pipelines.base import native_size
+
+    return native_size(pipe)
 
 
 def _safety_checker(pipe: Any, job: Job) -> bool | None:

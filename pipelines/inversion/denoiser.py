@@ -41,7 +41,7 @@ class Denoiser:
         return self.pipe._execution_device
 
     @torch.no_grad()
-    def tell(self, prompts: Sequence[str], negative: str = "") -> tuple[Told, Told]:
+    def tell(self, prompts: Sequence[str]) -> tuple[Told, Told]:
         """What rows with these prompts are told, and what their unconditional rows are; at least float32."""
         embeds = TextEmbeds(
             *self.pipe.encode_prompt(
@@ -49,7 +49,6 @@ class Denoiser:
                 device=self.device,
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=True,
-                negative_prompt=[negative] * len(prompts) if negative else None,
             )
         )
         assert embeds.negative is not None

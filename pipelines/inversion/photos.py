@@ -12,6 +12,7 @@ from torch import Tensor
 
 from idpersona.errors import BadInput
 from idpersona.images import Photo, open_photo, photo_name
+from idpersona.pipelines.base import native_size
 
 
 def canvas_of(pipe: Any, size: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -21,9 +22,7 @@ def canvas_of(pipe: Any, size: tuple[int, int] | None = None) -> tuple[int, int]
         BadInput: a side that the base cannot take; the nearest that it can is named.
     """
     if size is None:
-        sample = pipe.unet.config["sample_size"]
-        height, width = (sample, sample) if isinstance(sample, int) else sample
-        return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+        return native_size(pipe)
     # Every down block but the last halves the latents, and the way up must meet the same sides.
     step = pipe.vae_scale_factor * 2 ** (len(pipe.unet.config["down_block_types"]) - 1)
     if any(side < step or side % step for side in size):
