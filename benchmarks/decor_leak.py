@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from idpersona.adapters import load_adapter
-from idpersona.eval.attributes import get_classifier
+from idpersona.encoders.attributes import get_classifier
 from idpersona.eval.statistics import bootstrap
 from idpersona.eval.tables import cell, markdown
 from idpersona.pipelines import load_base

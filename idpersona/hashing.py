@@ -19,6 +19,16 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_sha256(path: Path) -> str:
+    """sha256 of a file, or of a folder's ``*.safetensors`` and ``*.json`` in the order of their names."""
+    if path.is_file():
+        return file_sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted([*path.rglob("*.safetensors"), *path.rglob("*.json")]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def folder_fingerprint(folder: Path) -> str:
     """Hash (hex) that tells one folder (or file) of weights from another without reading gigabytes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from idpersona.devices import as_device, as_dtype
-from idpersona.errors import CheckpointError, MissingWeights, UnknownName, first_line
+from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownName, first_line
 from idpersona.pipelines.components import DTYPE_KEYWORD, load_models
 from idpersona.registry import get_weight, locate, weight_names
 from idpersona.registry.hub import unreachable_base
@@ -57,6 +58,21 @@ def native_size(pipe: Any) -> tuple[int, int]:
     sample = pipe.unet.config.sample_size
     height, width = (sample, sample) if isinstance(sample, int) else sample
     return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+
+
+def require_text_to_image(pipe: Any) -> None:
+    """Refuse pipelines that take a picture or a mask themselves.
+
+    Raises:
+        BadInput: naming the argument, and what to do.
+    """
+    taken = inspect.signature(type(pipe).__call__).parameters
+    for name in ("image", "mask_image", "control_image"):
+        if name in taken:
+            raise BadInput(
+                f"{type(pipe).__name__} takes a picture of its own ({name}): invert and edit with the plain "
+                "text-to-image pipeline of the same components"
+            )
 
 
 def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:

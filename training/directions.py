@@ -24,9 +24,10 @@ from idpersona.checkpoint import load_component
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.encoders.style import StyleEncoder
 from idpersona.errors import BadInput, UnknownName
+from idpersona.pixels import shrink
 from idpersona.training.command import exit_status
 from idpersona.training.data.faces import FaceData
-from idpersona.training.data.pictures import run_over, shrink
+from idpersona.training.data.pictures import run_over
 from idpersona.training.latents import Latents
 from idpersona.training.weights import require_folder
 

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from idpersona.errors import NoFaceFound, UnknownName
-from idpersona.eval.weights import development_weight, weights_sha256
+from idpersona.eval.weights import development_weight
+from idpersona.hashing import weights_sha256
 from idpersona.images import atomic_output
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from PIL import Image
 
 from idpersona.encoders.alignment import align
 from idpersona.errors import UnknownName
-from idpersona.eval.weights import development_weight, weights_sha256
+from idpersona.eval.weights import development_weight
+from idpersona.hashing import weights_sha256
 from idpersona.registry import locate
 
 _BATCH = 64

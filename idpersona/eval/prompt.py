@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from idpersona.encoders.attributes import AttributeClassifier
 from idpersona.errors import BadInput
-from idpersona.eval.attributes import AttributeClassifier
 from idpersona.eval.casting import Actor, cast_actors
 from idpersona.eval.finders import Finder
 from idpersona.eval.generation import Shot, Studio

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from idpersona.eval.autoencoder import psnr, roundtrip, ssim
+from idpersona.eval.autoencoder import roundtrip
 from idpersona.eval.finders import Finder
 from idpersona.eval.metrics import person_means
+from idpersona.eval.pictures import psnr, ssim
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
 from idpersona.eval.statistics import bootstrap

@@ -23,7 +23,7 @@ from idpersona.images import atomic_output
 from idpersona.provenance import COMPOSITE_TYPE, write_png
 
 if TYPE_CHECKING:
-    from idpersona.eval.attributes import AttributeClassifier
+    from idpersona.encoders.attributes import AttributeClassifier
     from idpersona.eval.finders import Finder
     from idpersona.eval.judges import Judge
 

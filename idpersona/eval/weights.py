@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idpersona.errors import MissingWeights
-from idpersona.hashing import file_sha256
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,16 +31,6 @@ def development_weight(relative: str) -> Path:
             "set IDPERSONA_SHARED, or choose a judge or finder that ships (mini-judge, dlib)"
         )
     return path
-
-
-def weights_sha256(path: Path) -> str:
-    """sha256 of a file, or of a folder's ``*.safetensors`` and ``*.json`` in the order of their names."""
-    if path.is_file():
-        return file_sha256(path)
-    digest = hashlib.sha256()
-    for file in sorted([*path.rglob("*.safetensors"), *path.rglob("*.json")]):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def modules_sha256(modules: Mapping[str, nn.Module]) -> str:

@@ -104,7 +104,8 @@ class AttentionControl:
             words = torch.zeros(2 * self.pairs, tokenizer.model_max_length)
             for n, pair in enumerate(prompts):
                 for m, (text, named) in enumerate(zip(pair, control.blend, strict=True)):
-                    words[2 * n + m, places(tokenizer, text, named, "blend")] = 1
+                    if named:
+                        words[2 * n + m, places(tokenizer, text, named, "blend")] = 1
             self.blend = LocalBlend(words, control.threshold)
         self.cross = _CrossControl(self, list(cross_layers(pipe.unet)))
         self.self_attention = _SelfControl(self, list(self_layers(pipe.unet)))

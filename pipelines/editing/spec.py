@@ -24,8 +24,8 @@ class Control:
             prompt, ``default`` being all others (without it, the published 0.8).
         self_attention: steps in which the source's self-attention is taken.
         reweight: factors on the attention that words of the target prompt draw.
-        blend: words of (source prompt, target prompt), separated by commas; the edit stays where they draw
-            attention. None: the whole picture may change.
+        blend: words of (source prompt, target prompt), separated by commas, one of both perhaps empty; the
+            edit stays where they draw attention. None: the whole picture may change.
         blend_from: fraction of the steps after which it is held there.
         threshold: of the attention that counts as such a place, as a fraction of the largest.
         self_side: self-attention is taken in layers of at most so many queries along the larger side of the
@@ -51,7 +51,9 @@ class Control:
             window(value)
         for name in ("blend_from", "threshold", "self_side"):
             _fraction(getattr(self, name), name)
-        if self.blend is not None and (isinstance(self.blend, str) or len(self.blend) != 2):
+        if self.blend is not None and (
+            isinstance(self.blend, str) or len(self.blend) != 2 or not any(self.blend)
+        ):
             raise BadInput(
                 f"blend names words of the source and of the target, ('man', 'man'), got {self.blend!r}"
             )

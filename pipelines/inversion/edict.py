@@ -7,7 +7,7 @@ change roles after every step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -140,7 +140,7 @@ class Edict(Method):
             told = free + task.guidance * (told - free)
         return _noise(task.scheduler, told, latents, timestep)
 
-    def steering(self, record: Inversion, source: Told) -> Steering:
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         return Plain()
 
     def scheduler(self, record: Inversion, device: Any) -> Any:

@@ -53,8 +53,8 @@ class Method(ABC):
         """``latents``, and perhaps ``unconditional`` and ``noises``, of an :class:`Inversion`."""
 
     @abstractmethod
-    def steering(self, record: Inversion, source: Told) -> Steering:
-        """What leads guided drawing back to the photos."""
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
+        """What leads guided drawing back to the photos; ``source`` makes what they are told, if need be."""
 
     def scheduler(self, record: Inversion, device: Any) -> Any:
         """What steps the latents on the way back, its timesteps not yet set."""

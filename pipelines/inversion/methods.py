@@ -8,6 +8,7 @@ from typing import Any
 
 from idpersona.errors import BadInput, UnknownName
 from idpersona.images import Photo
+from idpersona.pipelines.base import require_text_to_image
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.edict import Edict
 from idpersona.pipelines.inversion.method import Method, Task
@@ -70,6 +71,7 @@ def invert(
         PhotoError: a photo cannot be read.
     """
     way = get_method(method, **options)
+    require_text_to_image(pipe)
     way.refuse(pipe)
     if is_attached(pipe.unet):
         raise BadInput(

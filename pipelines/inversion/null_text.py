@@ -8,7 +8,7 @@ at a timestep are recombined by least squares (nonlinear GMRES, Washio and Ooste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -70,7 +70,7 @@ class NullText(Method):
             latents = wanted.stepped(free)
         return {"latents": way, "unconditional": torch.stack(found)}
 
-    def steering(self, record: Inversion, source: Told) -> Steering:
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         return Optimised(record)
 
 

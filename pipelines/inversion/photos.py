@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from idpersona.errors import BadInput
 from idpersona.images import Photo, open_photo, photo_name
 from idpersona.pipelines.base import native_size
+from idpersona.pixels import to_pictures, to_tensor
 
 
 def canvas_of(pipe: Any, size: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -45,26 +47,55 @@ def fit_photo(photo: Photo, size: tuple[int, int]) -> Image.Image:
     )
 
 
-@torch.no_grad()
 def encode_photos(pipe: Any, photos: Sequence[Photo], size: tuple[int, int]) -> Tensor:
-    """Latents float32 [B, C, h, w] of photos cut to ``size``: the mean of the autoencoder's distribution."""
+    """As :func:`encode_pictures`, of the middle of photos, :func:`fit_photo`."""
     if not photos:
         raise BadInput("give at least one photo")
-    pixels = np.stack([np.asarray(fit_photo(photo, size)) for photo in photos])
-    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    vae = pipe.vae
+    try:
+        return encode_pictures(pipe, [fit_photo(photo, size) for photo in photos])
+    except BadInput as error:
+        raise BadInput(f"{', '.join(photo_name(photo) for photo in photos)}: {error}") from error
+
+
+@torch.no_grad()
+def encode_pictures(pipe: Any, pictures: Sequence[Image.Image]) -> Tensor:
+    """Latents float32 [B, C, h, w] of RGB pictures: the mean of the autoencoder's distribution.
+
+    Raises:
+        BadInput: they are no numbers, as half precision makes of SDXL's.
+    """
+    pixels = to_tensor([np.asarray(picture.convert("RGB")) for picture in pictures])
+    with _upcast(pipe.vae) as kind:
+        encoded = pipe.vae.encode(pixels.to(pipe._execution_device, kind))
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    scale, shift = _scaling(pipe.vae)
+    latents = (latents.float() - shift) * scale
+    if not bool(torch.isfinite(latents).all()):
+        raise BadInput(f"the autoencoder makes no numbers of it in {kind}: load the base in float32")
+    return latents
+
+
+@torch.no_grad()
+def decode_latents(pipe: Any, latents: Tensor) -> list[Image.Image]:
+    """RGB pictures of latents [B, C, h, w]."""
+    scale, shift = _scaling(pipe.vae)
+    with _upcast(pipe.vae) as kind:
+        values = pipe.vae.decode((latents / scale + shift).to(pipe._execution_device, kind)).sample
+    return to_pictures(values)
+
+
+def _scaling(vae: Any) -> tuple[float, float]:
+    return vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+
+
+@contextlib.contextmanager
+def _upcast(vae: Any) -> Iterator[torch.dtype]:
+    """The type in which ``vae`` computes; SDXL's, which overflows in float16, is float32 inside the scope."""
     own, kind = vae.dtype, torch.float32 if vae.config.force_upcast else vae.dtype
-    if kind != own:  # SDXL's in float16
+    if kind != own:
         vae.to(kind)
     try:
-        encoded = vae.encode(tensor.to(pipe._execution_device, kind))
+        yield kind
     finally:
         if kind != own:
             vae.to(own)
-    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    latents = (latents.float() - shift) * vae.config.scaling_factor
-    if not bool(torch.isfinite(latents).all()):
-        names = ", ".join(photo_name(photo) for photo in photos)
-        raise BadInput(f"the autoencoder makes no numbers of {names} in {kind}: load the base in float32")
-    return latents

@@ -183,6 +183,9 @@ def model_fingerprint(pipe: Any) -> str:
     """Sha256 (hex) over U-Net, text encoders and autoencoder of a pipeline: names, shapes and some numbers.
 
     Weights that were loaded in float16 and in float32 from one file have the same one.
+
+    Raises:
+        BadInput: weights are not in memory, as with sequential offload.
     """
     import hashlib
 
@@ -193,6 +196,11 @@ def model_fingerprint(pipe: Any) -> str:
             continue
         model = getattr(model, "_orig_mod", model)
         for name, weight in sorted(model.state_dict().items()):
+            if weight.is_meta:
+                raise BadInput(
+                    f"the weights of {part} are not in memory (sequential offload): photos are inverted with "
+                    "the model loaded, or with enable_model_cpu_offload()"
+                )
             digest.update(f"{part}.{name} {tuple(weight.shape)}\n".encode())
             flat = weight.flatten()
             some = flat[:: max(1, flat.numel() // 16)][:16].to("cpu", torch.float16)

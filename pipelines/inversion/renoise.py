@@ -79,7 +79,7 @@ class ReNoise(Method):
             noise = noise - self.uncorrelated * _gradient(self_correlation, noise)
         return noise
 
-    def steering(self, record: Inversion, source: Told) -> Steering:
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         return Plain()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,7 +26,7 @@ class Ddim(Method):
     def invert(self, task: Task) -> Mapping[str, Tensor]:
         return {"latents": pivots(task)}
 
-    def steering(self, record: Inversion, source: Told) -> Steering:
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         return Plain()
 
 
@@ -37,7 +37,7 @@ class Direct(Ddim):
     name: ClassVar[str] = "direct"
     paper: ClassVar[str] = "arXiv:2310.01506"
 
-    def steering(self, record: Inversion, source: Told) -> Steering:
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         return Pinned(record)
 
 
@@ -48,8 +48,8 @@ class NegativePrompt(Ddim):
     name: ClassVar[str] = "negative-prompt"
     paper: ClassVar[str] = "arXiv:2305.16807"
 
-    def steering(self, record: Inversion, source: Told) -> Steering:
-        return Negative(source)
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
+        return Negative(source())
 
 
 @dataclass(frozen=True)
@@ -68,5 +68,5 @@ class ProximalPrompt(Ddim):
                 f"{self.quantile} and {self.kind}"
             )
 
-    def steering(self, record: Inversion, source: Told) -> Steering:
-        return Proximal(source, quantile=self.quantile, kind=self.kind)
+    def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
+        return Proximal(source(), quantile=self.quantile, kind=self.kind)

@@ -173,8 +173,8 @@ def judge() -> Any:
 def classifier() -> Any:
     import torch
 
+    from idpersona.encoders.attributes import AttributeClassifier
     from idpersona.encoders.small_cnn import SmallFaceCNN
-    from idpersona.eval.attributes import AttributeClassifier
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from idpersona.encoders.attributes import get_classifier
 from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownName
-from idpersona.eval.attributes import get_classifier
 from idpersona.eval.finders import RememberedFaces, get_finder
 from idpersona.eval.judges import get_judge, judge_names
 from idpersona.eval.metrics import cosines, own_and_others, prototype

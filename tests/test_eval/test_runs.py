@@ -12,8 +12,9 @@ from PIL import Image
 
 from idpersona.errors import BadInput
 from idpersona.eval import evaluate_identity, evaluate_pose, evaluate_prompt, evaluate_reconstruction
-from idpersona.eval.autoencoder import psnr, roundtrip, ssim
+from idpersona.eval.autoencoder import roundtrip
 from idpersona.eval.generation import Studio
+from idpersona.eval.pictures import psnr, ssim
 from idpersona.eval.scoring import known_people, score, sit
 from idpersona.eval.subjects import gather_subjects
 

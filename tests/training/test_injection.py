@@ -19,9 +19,9 @@ from idpersona.adapters.wplus.adapter import WPlus
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.encoders.style import StyleDecoder, StyleEncoder
 from idpersona.errors import BadInput, MissingWeights
+from idpersona.pixels import to_tensor
 from idpersona.training.config import load_recipe
 from idpersona.training.data.faces import FaceData
-from idpersona.training.data.pictures import to_tensor
 from idpersona.training.directions import NAMES, add_directions, find_directions
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import MissingWeights
+from idpersona.pixels import shrink, to_tensor
 from idpersona.training.config import load_recipe
 from idpersona.training.data.faces import FaceData
 from idpersona.training.data.labels import label_unknown
-from idpersona.training.data.pictures import jitter, shrink, to_tensor
+from idpersona.training.data.pictures import jitter
 from idpersona.training.data.split import half_of_people
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives import build_objective

@@ -9,8 +9,9 @@ import torch
 
 from idpersona.checkpoint import load_component
 from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.pixels import shrink
 from idpersona.training.data.faces import FaceData
-from idpersona.training.data.pictures import run_over, shrink
+from idpersona.training.data.pictures import run_over
 from idpersona.training.weights import require_folder
 
 SURE = 0.8

@@ -1,4 +1,4 @@
-"""Small things done to pictures on their way into a network, and networks run over many of them."""
+"""What training does to pictures on their way into a network, and networks run over many of them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-CLASSIFIER_SIDE = 64
-"""Side in pixels of what the classifiers and the identity judge see."""
-
-
-def to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
-    """Pictures uint8 [H, W, 3] of one size as one float32 tensor [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def shrink(picture: np.ndarray) -> np.ndarray:
-    """A picture uint8 [H, W, 3] at the classifiers' size, each pixel the average of the area it covers."""
-    return cv2.resize(picture, (CLASSIFIER_SIDE, CLASSIFIER_SIDE), interpolation=cv2.INTER_AREA)
+from idpersona.pixels import to_tensor
 
 
 def jitter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:

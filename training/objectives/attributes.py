@@ -18,8 +18,9 @@ from torch import Tensor
 
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import BadInput
+from idpersona.pixels import shrink, to_tensor
 from idpersona.training.data.faces import FaceData
-from idpersona.training.data.pictures import jitter, run_over, shrink, to_tensor
+from idpersona.training.data.pictures import jitter, run_over
 from idpersona.training.data.split import half_of_people
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective

@@ -17,8 +17,8 @@ import torch.nn.functional as F  # noqa: N812
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from pydantic import BaseModel, ConfigDict
 
+from idpersona.pixels import to_tensor
 from idpersona.training.data.faces import FaceData, sampling_weights
-from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.weights import channels_last, mend_vae_config, require_folder

@@ -18,11 +18,11 @@ from transformers import CLIPTokenizer
 
 from idpersona.errors import BadInput
 from idpersona.keypoints import draw_kps
+from idpersona.pixels import to_tensor
 from idpersona.training.data.captions import caption
 from idpersona.training.data.faces import LOW_QUALITY_SOURCES, SOURCES, FaceData, sampling_weights
 from idpersona.training.data.framing import SIDE
 from idpersona.training.data.labels import label_unknown
-from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives.diffusion_config import PERIOD, DiffusionConfig
 from idpersona.training.tokenizer import train_tokenizer

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.pixels import to_tensor
 from idpersona.training.data.faces import FaceData, sampling_weights
-from idpersona.training.data.pictures import jitter, run_over, to_tensor
+from idpersona.training.data.pictures import jitter, run_over
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.judge import aligned, verification

@@ -21,8 +21,9 @@ from transformers import CLIPTokenizer
 
 from idpersona.adapters.base import Adapter
 from idpersona.errors import BadInput
+from idpersona.pixels import to_tensor
 from idpersona.training.data.framing import frame_pixels
-from idpersona.training.data.pictures import jitter, to_tensor
+from idpersona.training.data.pictures import jitter
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, Predict, denoise, draw

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from idpersona.encoders.alignment import align
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import BadInput
+from idpersona.pixels import CLASSIFIER_SIDE, to_tensor
 from idpersona.training.data.faces import FaceData
-from idpersona.training.data.pictures import CLASSIFIER_SIDE, jitter, run_over, to_tensor
+from idpersona.training.data.pictures import jitter, run_over
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.pixels import to_tensor
 from idpersona.training.data.faces import FaceData, sampling_weights
 from idpersona.training.data.framing import SIDE
-from idpersona.training.data.pictures import run_over, to_tensor
+from idpersona.training.data.pictures import run_over
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective

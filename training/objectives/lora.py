@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from idpersona.errors import BadInput, MissingWeights
-from idpersona.training.data.pictures import to_tensor
+from idpersona.pixels import to_tensor
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import denoise

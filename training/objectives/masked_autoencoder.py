@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from idpersona.encoders.masks import head_mask
+from idpersona.pixels import to_tensor
 from idpersona.training.data.faces import FaceData, sampling_weights
 from idpersona.training.data.framing import SIDE
-from idpersona.training.data.pictures import jitter, to_tensor
+from idpersona.training.data.pictures import jitter
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 

@@ -25,9 +25,10 @@ from idpersona.adapters.wplus.branch import ResidualBranch
 from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.encoders.style import StyleEncoder
 from idpersona.errors import BadInput
+from idpersona.pixels import CLASSIFIER_SIDE, shrink, to_tensor
 from idpersona.seams.cross import cross_scope
 from idpersona.training.data.faces import FaceData, sampling_weights
-from idpersona.training.data.pictures import CLASSIFIER_SIDE, run_over, shrink, to_tensor
+from idpersona.training.data.pictures import run_over
 from idpersona.training.directions import attribute_of
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective

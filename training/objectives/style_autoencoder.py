@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from idpersona.encoders.style import StyleDecoder, StyleEncoder
+from idpersona.pixels import to_tensor
 from idpersona.training.data.faces import FaceData, sampling_weights
-from idpersona.training.data.pictures import to_tensor
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.loop import Objective

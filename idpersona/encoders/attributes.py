@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from idpersona.errors import BadInput, UnknownName
-from idpersona.eval.weights import weights_sha256
+from idpersona.hashing import weights_sha256
+from idpersona.pixels import shrink, to_tensor
 from idpersona.registry import locate
-from idpersona.training.data.pictures import shrink, to_tensor
 
 CLASSIFIERS = ("labeler", "attr-judge")
 _BATCH = 128
