@@ -123,7 +123,7 @@ def prompt(
     Example: idpersona eval prompt --adapter none
     """
     quiet_libraries()
-    from idpersona.eval.attributes import get_classifier
+    from idpersona.encoders.attributes import get_classifier
     from idpersona.eval.finders import get_finder
     from idpersona.eval.prompt import evaluate_prompt
     from idpersona.training.data.archives import PhotoStore
@@ -267,7 +267,7 @@ def sliders(
     Example: idpersona eval sliders --direction smile --amount 3
     """
     quiet_libraries()
-    from idpersona.eval.attributes import get_classifier
+    from idpersona.encoders.attributes import get_classifier
     from idpersona.eval.finders import get_finder
     from idpersona.eval.judges import get_judge
     from idpersona.eval.sliders import evaluate_sliders
