@@ -9,7 +9,11 @@ from pathlib import Path
 
 from idpersona.errors import BadInput, UnknownName
 
-LISTS = {"generate": ("--photo", "--adapter", "--lora", "--set", "--person"), "identify": ("--encoder",)}
+LISTS = {
+    "generate": ("--photo", "--adapter", "--lora", "--set", "--person"),
+    "identify": ("--encoder",),
+    "edit": ("--words", "--emphasis", "--adapter", "--set"),
+}
 STEPS = (1, 1000)
 SCALE = (0.0, 2.0)
 GUIDANCE = (0.0, 50.0)
@@ -101,6 +105,23 @@ def scaled(text: str, option: str) -> tuple[str, float | None]:
     if not name:
         raise BadInput(f"{option} is NAME or NAME:SCALE, got '{text}'")
     return name, number(f"the scale of {option} {name}", value, SCALE)
+
+
+def factor(text: str, option: str) -> tuple[str, float]:
+    """``WORD=FACTOR`` -> (word, factor).
+
+    Raises:
+        BadInput: of another form, or the factor is no number from -100 to 100.
+    """
+    word, equals, tail = text.rpartition("=")
+    try:
+        value = float(tail)
+    except ValueError:
+        equals = ""
+        value = 0.0
+    if not equals or not word.strip():
+        raise BadInput(f"{option} is WORD=FACTOR, as smiling=2, got '{text}'")
+    return word, number(f"the factor of {option} {word}", value, (-100.0, 100.0))
 
 
 def text(option: str, value: str) -> str:

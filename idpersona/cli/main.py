@@ -13,7 +13,18 @@ from typing import cast
 
 import typer
 
-from idpersona.cli import arguments, compare, doctor, evaluate, generate, identify, models, people, train
+from idpersona.cli import (
+    arguments,
+    compare,
+    doctor,
+    edit,
+    evaluate,
+    generate,
+    identify,
+    models,
+    people,
+    train,
+)
 from idpersona.errors import IdPersonaError
 
 HELP = "Keep a person's or an object's identity while generating images with diffusion models."
@@ -33,6 +44,7 @@ app = typer.Typer(
 )
 identify.register(app)
 generate.register(app)
+edit.register(app)
 compare.register(app)
 people.register(app)
 train.register(app)

@@ -24,7 +24,7 @@ from idpersona.cli.weights import (
 from idpersona.errors import BadInput
 from idpersona.hashing import folder_fingerprint
 from idpersona.identity import Identity
-from idpersona.options import OptionValue
+from idpersona.options import AdapterOption, OptionValue
 from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial
 from idpersona.safety import load_people
 from idpersona.safety import require_consent as check_consent
@@ -83,7 +83,7 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
     check_base(base)
     wanted = request.adapters or (("instantid", None),)
     weights = [adapter_weight(name, base) for name, _ in wanted if name not in WEIGHTLESS]
-    adapters = _adapters(wanted, request)
+    adapters = adapter_uses(wanted, request.options, request.scale)
     names = [adapter.name for adapter in adapters]
     reading = adapters_reading(names, base)
     needed = needed_weights(base, names)
@@ -134,13 +134,19 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
     )
 
 
-def _adapters(wanted: Sequence[Scaled], request: Request) -> tuple[AdapterUse, ...]:
-    """The adapters with their strengths and options."""
+def adapter_uses(
+    wanted: Sequence[Scaled], given_options: Sequence[AdapterOption], scale_of_all: float | None
+) -> tuple[AdapterUse, ...]:
+    """The adapters with their strengths and options.
+
+    Raises:
+        BadInput: one is given twice, or an option that none of them takes.
+    """
     names = [name for name, _ in wanted]
     if len(set(names)) != len(names):
         raise BadInput(f"--adapter '{max(names, key=names.count)}' is given twice")
     options: dict[str, dict[str, OptionValue]] = {name: {} for name in names}
-    for given in request.options:
+    for given in given_options:
         if given.adapter and given.adapter not in names:
             raise BadInput(f"--set {given.adapter}.{given.name}: the adapters here are {', '.join(names)}")
         if not given.adapter and len(names) > 1:
@@ -154,8 +160,8 @@ def _adapters(wanted: Sequence[Scaled], request: Request) -> tuple[AdapterUse, .
             check_options(name, values)
 
     def strength(name: str, scale: float | None) -> float:
-        if scale is not None or request.scale is not None:
-            return float(request.scale if scale is None else scale)  # type: ignore[arg-type]
+        if scale is not None or scale_of_all is not None:
+            return float(scale_of_all if scale is None else scale)  # type: ignore[arg-type]
         return adapter_class(name).default_scale if name in WEIGHTLESS else 1.0
 
     return tuple(AdapterUse(name, strength(name, scale), options[name]) for name, scale in wanted)

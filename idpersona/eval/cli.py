@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from idpersona.eval import cli_edits, cli_pie
 from idpersona.eval.command import (
     Adapter,
     AsJson,
@@ -39,7 +40,7 @@ from idpersona.silence import quiet_libraries
 
 app = typer.Typer(
     name="eval",
-    help="Measure identity, prompt, pose, pairs, sliders, reconstruction; writes JSON, a table and a sheet.",
+    help="Measure likeness, prompts, pose, sliders, inversions and edits; writes JSON, a table and a sheet.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -324,3 +325,7 @@ def reconstruction(
         load_base(base, device=device), plan, **tools, cache=cache, settings={"base": base}
     )
     finish(report, folder, force, as_json)
+
+
+cli_edits.register(app)
+cli_pie.register(app)

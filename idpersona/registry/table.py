@@ -12,6 +12,7 @@ from idpersona.registry.weight import Pin, Weight
 
 RESEARCH = "research only, non-commercial (trained on CelebA and LFW photos; see assets/LICENSE)"
 INSIGHTFACE = "InsightFace model licence: non-commercial research only"
+MEASURING = "for measuring edits only (idpersona eval pie-bench)"
 PACK_EYES = "BGR, detector at 640 px and smaller, 5 points, 112 px ArcFace crop, raw 512-d embedding"
 SD_LAYOUT = (
     "model_index.json",
@@ -110,7 +111,7 @@ def _build() -> Mapping[str, Weight]:
             "mini",
             "base",
             "captions from the 40 CelebA attributes, at most 64 tokens; 128x128 pictures",
-            defaults={"steps": 25, "guidance": 2.0},
+            defaults={"steps": 25, "guidance": 2.0, "edit_steps": 25, "edit_guidance": 5.0},
         ),
         _embedded(
             "instantid-mini",
@@ -265,6 +266,42 @@ def _build() -> Mapping[str, Weight]:
             licence="tagged Apache-2.0, but published under CC BY-NC 4.0 by its authors: non-commercial",
             commercial=False,
             preprocessing="RGB, ImageNet's mean and spread, subject on white, 224 px; 197 tokens of 1024",
+        ),
+        Weight(
+            name="lpips-squeeze",
+            kind="judge",
+            place="hand",
+            source=(
+                "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth and "
+                "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/squeeze.pth"
+            ),
+            files=_unpinned("squeezenet1_1-b8a52dc0.pth", "squeeze.pth"),
+            licence="BSD-3-Clause (SqueezeNet of torchvision) and BSD-2-Clause (heads of LPIPS)",
+            commercial=True,
+            preprocessing="RGB in [-1, 1], LPIPS' own shift and scale; any size",
+            note=MEASURING,
+        ),
+        Weight(
+            name="dino-vitb8",
+            kind="judge",
+            place="hub",
+            source="facebook/dino-vitb8",
+            files=_unpinned("config.json", "model.safetensors"),
+            licence="Apache-2.0",
+            commercial=True,
+            preprocessing="RGB in 0..255, then ImageNet's mean and spread, 224 px, as PIE-Bench has it",
+            note=MEASURING,
+        ),
+        Weight(
+            name="clip-vit-l14",
+            kind="judge",
+            place="hub",
+            source="openai/clip-vit-large-patch14",
+            files=_unpinned("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+            licence="MIT (repository of CLIP); its model card calls any deployed use out of scope",
+            commercial=False,
+            preprocessing="RGB, CLIP's mean and spread, 224 px; 77 tokens",
+            note=MEASURING,
         ),
         Weight(
             name="sd15",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from idpersona.safety.gate import check_identity, check_picture, read_allowed, require_consent
+from idpersona.safety.gate import check_identity, check_photo, check_picture, read_allowed, require_consent
 from idpersona.safety.people import Match, People, Person, load_people, people_path
 from idpersona.safety.thresholds import Threshold, get_threshold
 
@@ -12,6 +12,7 @@ __all__ = [
     "Person",
     "Threshold",
     "check_identity",
+    "check_photo",
     "check_picture",
     "get_threshold",
     "load_people",

@@ -26,6 +26,9 @@ from idpersona.seams.mask import layer_grid
 from idpersona.seams.self_attention import self_layers, self_scope
 from idpersona.seams.text import word_rows
 
+# Layers of so few queries along a side are coarse for any picture; all of a small base's are.
+_COARSE = 16
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -135,7 +138,9 @@ class AttentionControl:
         return torch.stack([sources, targets], dim=1).flatten(0, 1)
 
     def stepped(self, latents: Tensor, step: int, steps: int) -> Tensor:
-        """Latents [2 pairs, C, h, w] after a step, the targets' changes held to the blend's places."""
+        """Latents [2 pairs, C, h, w] after a step, targets held to their sources where and while asked."""
+        if (step + 1) / steps <= 1 - self.control.strength:
+            return latents[::2].repeat_interleave(2, dim=0)
         if self.blend is None or (step + 1) / steps <= self.control.blend_from:
             return latents
         mask = self.blend.mask((latents.shape[-2], latents.shape[-1])).unflatten(0, (-1, 2)).any(dim=1)
@@ -229,7 +234,7 @@ class _SelfControl:
         step, steps = call.step()
         if first <= step / steps < last:
             share = self.owner.control.self_side
-            self.most = int(max(call.size) * share)
+            self.most = int(max(max(call.size) * share, min(_COARSE, max(call.size))))
 
     def at(self, layer: str, call: Call) -> Any:
         def mix(

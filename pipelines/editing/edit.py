@@ -14,11 +14,13 @@ from torch import Tensor
 
 from idpersona.errors import BadInput
 from idpersona.pipelines.base import require_text_to_image
+from idpersona.pipelines.editing.concepts import draw_concepts
 from idpersona.pipelines.editing.control import AttentionControl, control_scope
 from idpersona.pipelines.editing.region import latent_region
 from idpersona.pipelines.editing.spec import Control
 from idpersona.pipelines.inversion.denoiser import Denoiser
-from idpersona.pipelines.inversion.methods import get_method
+from idpersona.pipelines.inversion.method import Method
+from idpersona.pipelines.inversion.methods import METHODS, get_method
 from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
 from idpersona.seams.call import Call
 from idpersona.seams.latent import Steering, Told, latent_scope
@@ -26,7 +28,7 @@ from idpersona.seams.latent import Steering, Told, latent_scope
 USUAL = Control()
 FREE_NEGATIVE = ("direct", "ddim", "renoise")
 """Inversions in which nothing rests on the negative prompt."""
-FREE_GUIDANCE = (*FREE_NEGATIVE, "negative-prompt", "proximal")
+FREE_GUIDANCE = (*FREE_NEGATIVE, "negative-prompt", "proximal", "ledits")
 """Inversions that were found without guidance, and may be edited with any."""
 
 
@@ -39,7 +41,7 @@ class Edited:
 
 
 class _Steered:
-    """An inversion's steering, then the controller's local blend, then what a region holds."""
+    """An inversion's steering, then what the controller and a region hold to the photos."""
 
     def __init__(self, steering: Steering, control: AttentionControl | None, region: Tensor | None):
         self.steering, self.control, self.region = steering, control, region
@@ -72,7 +74,7 @@ def edit(
     *,
     control: Control | None = USUAL,
     guidance: float | None = None,
-    negative: str | None = None,
+    negative: str | Sequence[str] | None = None,
     region: np.ndarray | None = None,
     output_type: str = "pil",
     on_step: Callable[..., Any] | None = None,
@@ -82,30 +84,32 @@ def edit(
     Adapters that are attached to ``pipe`` take part, in the photos' rows as in the edits'. A photo comes back
     in spite of them where the inversion does not rest on the prediction for it, as ``direct``.
 
+    ``ledits`` edits by the words that come and go instead, and takes neither adapters nor a control.
+
     Args:
         pipe: the pipeline that they were inverted with.
         record: of :func:`~idpersona.pipelines.inversion.invert`.
         prompts: what the edits show, one for each photo or one for all.
-        control: what they take over of the photos; None for nothing.
+        control: what they take over of the photos; None for nothing. ``ledits`` leaves the usual one out.
         guidance: another scale than the record's, of inversions that do not depend on it.
-        negative: what they shall not show; only of inversions that leave the negative prompt alone.
+        negative: what they shall not show, one for each photo or one for all; only of inversions that leave
+            the negative prompt alone. What the photo shows, said here, leaves guidance nothing to push but
+            the difference of the two prompts.
         region: float [height, width] in 0..1 of the picture, 1 where it may change and 0 where it is held to
             the photo; None for everywhere. One for all photos.
         output_type: ``pil``, ``np``, ``pt`` or ``latent``, as of diffusers' pipelines.
-        on_step: ``callback_on_step_end`` of the pipeline.
+        on_step: ``callback_on_step_end`` of the pipeline; of ``ledits`` for one photo after the other.
 
     Raises:
         InversionError: the record is of another model.
         BadInput: not one prompt for each photo, words that are not in them, another guidance than an
-            inversion rests on, a region of another size, or the base's safety checker blocked a picture.
+            inversion rests on, a region of another size, the base's safety checker blocked a picture, or of
+            ``ledits``: a control, an attached adapter, or prompts that say the same as the photos'.
     """
     require_text_to_image(pipe)
     record.check(model=model_fingerprint(pipe))
-    texts = [prompts] * record.photos if isinstance(prompts, str) else list(prompts)
-    if len(texts) != record.photos:
-        raise BadInput(
-            f"{len(texts)} prompts for {record.photos} inverted photos: give one for each, or one for all"
-        )
+    texts = _for_each(prompts, record, "prompts")
+    against = None if negative is None else _for_each(negative, record, "negative prompts")
     if negative is not None and record.method not in FREE_NEGATIVE:
         raise BadInput(
             f"{record.method} has its own negative prompt: leave negative out, or invert with direct"
@@ -116,14 +120,53 @@ def edit(
             f"{guidance:g}: leave guidance out, or invert anew"
         )
     method = get_method(record.method, **(record.options or {}))
+    if not method.takes_control and control not in (None, USUAL):
+        takers = ", ".join(name for name, kind in METHODS.items() if kind.takes_control)
+        raise BadInput(f"{record.method} takes no control: leave it out, or invert with one of {takers}")
+    record = record.to(pipe._execution_device)
+    held = None if region is None else latent_region(region, record.size, pipe.vae_scale_factor)
+    scale = record.guidance if guidance is None else guidance
+    if method.takes_control:
+        images, sources, blocked = _draw_pairs(
+            pipe, record, texts, method, control, scale, against, held, output_type, on_step
+        )
+    else:
+        images, sources, blocked = draw_concepts(
+            pipe, record, texts, guidance=scale, region=held, output_type=output_type, on_step=on_step
+        )
+    # The checker makes a picture black, which nobody could tell from a failed edit.
+    if any(blocked):
+        raise BadInput("the base's safety checker blocked the edited picture")
+    return Edited(images=images, sources=sources)
+
+
+def _for_each(texts: str | Sequence[str], record: Inversion, what: str) -> list[str]:
+    many = [texts] * record.photos if isinstance(texts, str) else list(texts)
+    if len(many) != record.photos:
+        raise BadInput(
+            f"{len(many)} {what} for {record.photos} inverted photos: give one for each, or one for all"
+        )
+    return many
+
+
+def _draw_pairs(
+    pipe: Any,
+    record: Inversion,
+    texts: Sequence[str],
+    method: Method,
+    control: Control | None,
+    guidance: float,
+    negative: Sequence[str] | None,
+    region: Tensor | None,
+    output_type: str,
+    on_step: Callable[..., Any] | None,
+) -> tuple[Any, Any, Sequence[bool]]:
+    """Each edit beside its photo, by the pipeline itself; with whether the safety checker blocked an edit."""
     pairs = list(zip(record.prompts, texts, strict=True))
     device = pipe._execution_device
-    record = record.to(device)
     controls = None if control is None else AttentionControl(pipe, control, pairs)
     steering = _Steered(
-        method.steering(record, lambda: Denoiser(pipe, record.size).tell(record.prompts)[0]),
-        controls,
-        None if region is None else latent_region(region, record.size, pipe.vae_scale_factor),
+        method.steering(record, lambda: Denoiser(pipe, record.size).tell(record.prompts)[0]), controls, region
     )
     start = method.start(record).repeat_interleave(2, dim=0).to(pipe.unet.dtype)
     height, width = (side * pipe.vae_scale_factor for side in record.size)
@@ -134,16 +177,13 @@ def edit(
         stack.enter_context(latent_scope(pipe, method.scheduler(record, device), steering))
         drawn = pipe(
             prompt=[text for pair in pairs for text in pair],
-            negative_prompt=None if negative is None else [negative] * (2 * len(pairs)),
+            negative_prompt=None if negative is None else [text for text in negative for _ in range(2)],
             num_inference_steps=record.steps,
-            guidance_scale=record.guidance if guidance is None else guidance,
+            guidance_scale=guidance,
             height=height,
             width=width,
             latents=start,
             output_type=output_type,
             **options,
         )
-    # The checker makes a picture black, which nobody could tell from a failed edit.
-    if any((getattr(drawn, "nsfw_content_detected", None) or ())[1::2]):
-        raise BadInput("the base's safety checker blocked the edited picture")
-    return Edited(images=drawn.images[1::2], sources=drawn.images[::2])
+    return drawn.images[1::2], drawn.images[::2], (getattr(drawn, "nsfw_content_detected", None) or ())[1::2]

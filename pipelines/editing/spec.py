@@ -18,6 +18,8 @@ class Control:
     """How much of the source picture's attention its edit takes over (Prompt-to-Prompt, arXiv:2208.01626).
 
     Attributes:
+        strength: fraction of the steps, up to the last, in which an edit differs from its photo. Less than 1
+            leaves it the colours and the layout, which the first steps settle.
         kind: ``refine`` aligns the prompts' tokens, so that words may come and go; ``replace`` goes word by
             word and needs as many words in both.
         cross: steps in which the source's cross-attention is taken, as a window, or by words of the target
@@ -29,9 +31,10 @@ class Control:
         blend_from: fraction of the steps after which it is held there.
         threshold: of the attention that counts as such a place, as a fraction of the largest.
         self_side: self-attention is taken in layers of at most so many queries along the larger side of the
-            latents, as a fraction of that side; published: half.
+            latents, as a fraction of that side, and in all of at most 16; published: half of 64.
     """
 
+    strength: float = 1.0
     kind: Literal["refine", "replace"] = "refine"
     cross: Window | Mapping[str, Window] = 0.4
     self_attention: Window = 0.6
@@ -49,7 +52,7 @@ class Control:
             self.self_attention,
         ):
             window(value)
-        for name in ("blend_from", "threshold", "self_side"):
+        for name in ("strength", "blend_from", "threshold", "self_side"):
             _fraction(getattr(self, name), name)
         if self.blend is not None and (
             isinstance(self.blend, str) or len(self.blend) != 2 or not any(self.blend)

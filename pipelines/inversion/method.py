@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from PIL import Image
 from torch import Tensor
 
 from idpersona.pipelines.inversion.denoiser import Denoiser
+from idpersona.pipelines.inversion.photos import canvas_of
 from idpersona.pipelines.inversion.record import Inversion
 from idpersona.pipelines.inversion.schedule import ddim
+from idpersona.pipelines.inversion.steering import Plain
 from idpersona.seams.latent import Steering, Told
 
 
@@ -27,7 +30,8 @@ class Task:
         source: what the rows are told, the photos' prompts.
         empty: what unconditional rows are told.
         guidance: scale that the photos are edited with.
-        on_step: called after every step; there are T of them.
+        on_step: called after every step; there are T of them in each of the method's ``turns``.
+        pictures: makes the B photos as RGB pictures, cut and scaled.
     """
 
     denoise: Denoiser
@@ -37,24 +41,39 @@ class Task:
     empty: Told
     guidance: float
     on_step: Callable[[], None]
+    pictures: Callable[[], list[Image.Image]]
 
 
 class Method(ABC):
-    """An inversion by name; its fields are its options."""
+    """An inversion by name; its fields are its options.
+
+    Attributes:
+        turns: how often the method goes through all steps.
+        guidance: scale that its photos are usually edited with.
+        takes_control: an edit is drawn beside its photo, whose attention it may take over. Otherwise it is
+            drawn by concepts (:mod:`idpersona.pipelines.editing.concepts`), and only :meth:`invert` counts.
+    """
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    turns: ClassVar[int] = 1
+    guidance: ClassVar[float] = 7.5
+    takes_control: ClassVar[bool] = True
 
     def refuse(self, pipe: Any) -> None:  # noqa: B027 - most have nothing to refuse
         """Raise BadInput where this method cannot work on ``pipe``."""
+
+    def canvas(self, pipe: Any, size: tuple[int, int] | None) -> tuple[int, int]:
+        """Width and height that photos get, as :func:`~idpersona.pipelines.inversion.photos.canvas_of`."""
+        return canvas_of(pipe, size)
 
     @abstractmethod
     def invert(self, task: Task) -> Mapping[str, Tensor]:
         """``latents``, and perhaps ``unconditional`` and ``noises``, of an :class:`Inversion`."""
 
-    @abstractmethod
     def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         """What leads guided drawing back to the photos; ``source`` makes what they are told, if need be."""
+        return Plain()
 
     def scheduler(self, record: Inversion, device: Any) -> Any:
         """What steps the latents on the way back, its timesteps not yet set."""

@@ -11,9 +11,10 @@ from idpersona.images import Photo
 from idpersona.pipelines.base import require_text_to_image
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.edict import Edict
+from idpersona.pipelines.inversion.ledits import Ledits
 from idpersona.pipelines.inversion.method import Method, Task
 from idpersona.pipelines.inversion.null_text import NullText
-from idpersona.pipelines.inversion.photos import canvas_of, encode_photos
+from idpersona.pipelines.inversion.photos import encode_photos, fit_photo
 from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
 from idpersona.pipelines.inversion.renoise import ReNoise
 from idpersona.pipelines.inversion.schedule import ddim
@@ -21,7 +22,8 @@ from idpersona.pipelines.inversion.simple import Ddim, Direct, NegativePrompt, P
 from idpersona.seams.call import is_attached
 
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (Direct, NullText, NegativePrompt, ProximalPrompt, Edict, ReNoise, Ddim)
+    kind.name: kind
+    for kind in (Direct, NullText, NegativePrompt, ProximalPrompt, Edict, ReNoise, Ddim, Ledits)
 }
 
 
@@ -48,7 +50,7 @@ def invert(
     *,
     method: str = "direct",
     steps: int = 50,
-    guidance: float = 7.5,
+    guidance: float | None = None,
     size: tuple[int, int] | None = None,
     on_step: Callable[[], None] | None = None,
     **options: Any,
@@ -61,7 +63,7 @@ def invert(
         prompts: what they show, one for each.
         method: a name of :data:`METHODS`; ``options`` are its own.
         steps: T.
-        guidance: scale that they are to be edited with.
+        guidance: scale that they are to be edited with; None for the method's usual one: 7.5, ``ledits`` 5.
         size: width and height in pixels; None for what the base was made for.
         on_step: called after each step of the way up; ``null-text`` optimises afterwards.
 
@@ -84,16 +86,27 @@ def invert(
         raise BadInput(
             f"{len(many)} photos and {len(texts)} prompts: each photo needs one that says what it shows"
         )
-    latents = encode_photos(pipe, many, canvas_of(pipe, size))
+    canvas = way.canvas(pipe, size)
+    latents = encode_photos(pipe, many, canvas)
     scheduler = ddim(pipe.scheduler.config, steps, latents.device)
     denoise = Denoiser(pipe, (latents.shape[-2], latents.shape[-1]))
     source, empty = denoise.tell(texts)
-    task = Task(denoise, scheduler, latents, source, empty, guidance, on_step or (lambda: None))
+    scale = way.guidance if guidance is None else guidance
+    task = Task(
+        denoise,
+        scheduler,
+        latents,
+        source,
+        empty,
+        scale,
+        on_step or (lambda: None),
+        lambda: [fit_photo(photo, canvas) for photo in many],
+    )
     found = way.invert(task)
     return Inversion(
         method=method,
         prompts=texts,
-        guidance=guidance,
+        guidance=scale,
         scheduler={k: v for k, v in scheduler.config.items() if not k.startswith("_")},
         model=model,
         options=dataclasses.asdict(way),  # type: ignore[call-overload]

@@ -43,6 +43,7 @@ class NullText(Method):
     stop: bool = True
     name: ClassVar[str] = "null-text"
     paper: ClassVar[str] = "arXiv:2211.09794"
+    turns: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if self.inner < 1:
@@ -68,6 +69,7 @@ class NullText(Method):
             embedding, free = search(task, latents, timestep, embedding, wanted, self.inner, limit)
             found.append(embedding)
             latents = wanted.stepped(free)
+            task.on_step()
         return {"latents": way, "unconditional": torch.stack(found)}
 
     def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:

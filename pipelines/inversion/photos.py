@@ -47,6 +47,14 @@ def fit_photo(photo: Photo, size: tuple[int, int]) -> Image.Image:
     )
 
 
+def fit_points(points: np.ndarray, photo: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """Where pixels [n, 2] of a photo of ``photo`` (width, height) are after :func:`fit_photo`, float32."""
+    scale = max(size[0] / photo[0], size[1] / photo[1])
+    corner = (np.array(photo) - np.array(size) / scale) / 2
+    # Pixel centres lie at halves.
+    return ((np.asarray(points, np.float64) + 0.5 - corner) * scale - 0.5).astype(np.float32)
+
+
 def encode_photos(pipe: Any, photos: Sequence[Photo], size: tuple[int, int]) -> Tensor:
     """As :func:`encode_pictures`, of the middle of photos, :func:`fit_photo`."""
     if not photos:

@@ -36,10 +36,12 @@ class Inversion:
         method: name of the inversion, as ``direct``.
         prompts: what each photo shows, in words; B of them.
         latents: float32 or float64 [T + 1, B, C, h, w], from the photo (0) to the noise (T): the
-            pivots. Methods that keep two coupled latents (``edict``) have [T + 1, 2 B, C, h, w].
+            pivots. Methods that keep two coupled latents (``edict``) have [T + 1, 2 B, C, h, w]; those of
+            ``ledits`` were noised at random, each by itself.
         unconditional: float32 [T, B, tokens, dim], what the unconditional rows are told at each step of
             denoising, from the noise (0) on; None where the negative prompt stays.
-        noises: float32 [T, B, C, h, w] that is added after each step (``ledits``); else None.
+        noises: float32 [T, B, C, h, w] that each step of denoising adds, from the noise (0) on (``ledits``);
+            else None.
         guidance: scale that it was made for, and is edited with.
         scheduler: configuration of the DDIM scheduler.
         options: of the method.
@@ -67,6 +69,10 @@ class Inversion:
             raise InversionError(f"{self.latents.shape[1]} latents for {len(self.prompts)} prompts")
         if self.unconditional is not None and self.unconditional.shape[1] != self.photos:
             raise InversionError(f"embeddings for {self.unconditional.shape[1]} photos, not {self.photos}")
+        if self.noises is not None and self.noises.shape[1:] != self.latents.shape[1:]:
+            raise InversionError(
+                f"noises {list(self.noises.shape[1:])} do not fit latents {list(self.latents.shape[1:])}"
+            )
         for name in _TENSORS:
             value = getattr(self, name)
             if value is not None and not bool(torch.isfinite(value).all()):

@@ -12,7 +12,7 @@ from idpersona.errors import BadInput
 
 # As published for null-text inversion. "trailing" would begin at the last timestep, where a base with zero
 # terminal signal-to-noise ratio knows nothing of the photo any more.
-_AS_PUBLISHED = {
+_AS_PUBLISHED: dict[str, Any] = {
     "timestep_spacing": "leading",
     "clip_sample": False,
     "thresholding": False,
@@ -26,7 +26,8 @@ def ddim(config: Mapping[str, Any], steps: int, device: Any = None) -> DDIMSched
     Raises:
         BadInput: more steps than the schedule has.
     """
-    scheduler: Any = DDIMScheduler.from_config({**config, **_AS_PUBLISHED})
+    # As keywords: of a configuration, diffusers drops what the base left at its defaults.
+    scheduler: Any = DDIMScheduler.from_config(dict(config), **_AS_PUBLISHED)
     most = scheduler.config["num_train_timesteps"] - scheduler.config["steps_offset"]
     if not 1 <= steps <= most:
         raise BadInput(f"an inversion has 1 to {most} steps, not {steps}")

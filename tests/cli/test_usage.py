@@ -11,6 +11,7 @@ import pytest
 COMMANDS = [
     "identify",
     "generate",
+    "edit",
     "compare",
     "people",
     "people add",
@@ -23,6 +24,9 @@ COMMANDS = [
     "eval prompt",
     "eval pose",
     "eval reconstruction",
+    "eval inversion",
+    "eval editing",
+    "eval pie-bench",
     "models",
     "models list",
     "models pull",

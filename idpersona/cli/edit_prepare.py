@@ -1,0 +1,195 @@
+"""Everything about an edit that can be decided or refused before a diffusion model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from idpersona.cli.cast import Cast, read_cast
+from idpersona.cli.edit_request import EditRequest
+from idpersona.cli.output import note
+from idpersona.cli.prepare import AdapterUse, adapter_uses, versions, weights_record
+from idpersona.cli.request import Request
+from idpersona.cli.sources import describe_folders, describe_source
+from idpersona.cli.weights import adapters_reading, check_base, needed_weights, reading_weights
+from idpersona.errors import BadInput, ConsentRequired
+from idpersona.identity import Identity
+from idpersona.images import open_photo_full
+from idpersona.options import AdapterOption, OptionValue
+from idpersona.pipelines.editing.spec import Control
+from idpersona.pipelines.inversion.methods import METHODS, get_method
+from idpersona.pipelines.inversion.record import Inversion
+from idpersona.registry import WEIGHTS, locate, require_commercial
+from idpersona.safety import check_photo, load_people
+from idpersona.safety import require_consent as check_consent
+from idpersona.safety.people import People
+
+STEPS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditJob:
+    """A request with every decision made that needs no model.
+
+    Attributes:
+        request: as typed.
+        picture: the photo.
+        face: of the photo, with keypoints in its pixels; None where no face is needed.
+        record: the inversion that was given.
+        method, method_options: of a new one.
+        control: what the edit takes over; its blend is chosen when the source prompt is known. None where the
+            inversion takes none.
+        steps, guidance: of the inversion; ``guidance`` of the edit where it may differ.
+        cast: who the edit shall be; None without adapters.
+        recorded: the part of the settings that is known already.
+    """
+
+    request: EditRequest
+    picture: Any
+    face: Identity | None
+    record: Inversion | None
+    method: str
+    method_options: Mapping[str, OptionValue]
+    control: Control | None
+    steps: int
+    guidance: float
+    adapters: tuple[AdapterUse, ...]
+    cast: Cast | None
+    people: People
+    recorded: dict[str, Any]
+
+
+def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) -> EditJob:
+    """Check names, licences, files, consent and the people registry, and read photo and identity.
+
+    Raises:
+        IdPersonaError: whatever is refused, in one line.
+    """
+    check_base(request.base)
+    record = None if request.inversion is None else Inversion.load(request.inversion)
+    method = record.method if record is not None else request.method or "direct"
+    wanted = request.adapters or ((("instantid", None),) if request.identity else ())
+    names = [name for name, _ in wanted]
+    for_method, for_adapters = _shared_out(request.options, method, names)
+    if for_method and record is not None:
+        raise BadInput(f"--set {next(iter(for_method))}: the inversion that was given is made already")
+    get_method(method, **for_method)  # refuses wrong names and values before anything is loaded
+    adapters = adapter_uses(wanted, for_adapters, request.scale)
+    needed = needed_weights(request.base, names)
+    reads = [] if request.base != "mini" or request.source or record else ["labeler"]
+    if commercial:
+        eyes = reading_weights(["dlib"], []) if _face_needed(request) else []
+        require_commercial([*needed, *reads, *eyes])
+    for name in (request.base, *reads):
+        if name in WEIGHTS:
+            locate(name)
+    photo = open_photo_full(request.photo)
+    for text in photo.notes:
+        note(f"{photo.name} {text}")
+    people = load_people()
+    if people.guards:
+        check_photo(photo.image, people, request.photo)
+    if require_consent and not request.consent:
+        raise ConsentRequired(
+            f"--require-consent: {request.photo} is of a person; with the person's agreement give --consent"
+        )
+    face = _face(request) if _face_needed(request) else None
+    made_with = {"weights": weights_record([*needed, *reads]), "versions": versions()}
+    cast = _cast(request, names, people) if names else None
+    if require_consent and request.identity and cast is not None:
+        check_consent(cast.members[0].identity, request.identity)
+    usual = WEIGHTS[request.base].defaults if request.base in WEIGHTS else {}
+    return EditJob(
+        request=request,
+        picture=photo.image,
+        face=face,
+        record=record,
+        method=method,
+        method_options=for_method,
+        control=_control(request, method),
+        steps=record.steps if record is not None else int(request.steps or usual.get("edit_steps", STEPS)),
+        guidance=_guidance(request, record, method, usual),
+        adapters=adapters,
+        cast=cast,
+        people=people,
+        recorded={
+            "edited": describe_source(request.photo, request.target),
+            "photo_consent": request.consent,
+            "prompt": request.prompt,
+            "identity_of_edit": None if cast is None else cast.record(_who(request), request.target),
+            "folders": describe_folders([request.base, *names], request.target),
+            **made_with,
+        },
+    )
+
+
+def _guidance(
+    request: EditRequest, record: Inversion | None, method: str, usual: Mapping[str, float]
+) -> float:
+    if request.guidance is not None:
+        return request.guidance
+    if record is not None:
+        return record.guidance
+    return float(usual.get("edit_guidance", METHODS[method].guidance))
+
+
+def _shared_out(
+    options: tuple[AdapterOption, ...], method: str, adapters: list[str]
+) -> tuple[dict[str, OptionValue], tuple[AdapterOption, ...]]:
+    """Options of the inversion, and those of the adapters."""
+    for option in options:
+        if option.adapter in METHODS and option.adapter != method:
+            raise BadInput(f"--set {option.adapter}.{option.name}: the inversion here is {method}")
+    mine = [o for o in options if o.adapter == method or (not o.adapter and not adapters)]
+    return {o.name: o.value for o in mine}, tuple(o for o in options if o not in mine)
+
+
+def _face_needed(request: EditRequest) -> bool:
+    return (
+        request.keep_background
+        or request.crop == "face"
+        or (request.crop is None and request.base == "mini")
+        or bool(request.adapters or request.identity)
+    )
+
+
+def _face(request: EditRequest) -> Identity:
+    """The face of the photo, for its place."""
+    from idpersona.encoders import read_identity
+
+    found = read_identity([request.photo], "dlib", face=request.face)
+    for warning in found.warnings:
+        note(warning)
+    return found
+
+
+def _who(request: EditRequest) -> Request:
+    """The part of ``generate``'s request that says who it is."""
+    if request.identity:
+        return Request(identity=request.identity)
+    return Request(photos=(request.photo,), face=request.face, consent=request.consent)
+
+
+def _cast(request: EditRequest, adapters: list[str], people: People) -> Cast:
+    reading = adapters_reading(adapters, request.base)
+    if reading.subject != "face":
+        raise BadInput(
+            f"an edit keeps a face, and {', '.join(adapters)} keeps objects: give instantid or wplus"
+        )
+    return read_cast(_who(request), reading, adapters, people)
+
+
+def _control(request: EditRequest, method: str) -> Control | None:
+    given: dict[str, Any] = {
+        "cross": request.cross_steps,
+        "self_attention": request.self_steps,
+        "strength": request.strength,
+    }
+    if not METHODS[method].takes_control:
+        taking = {**given, "words": request.words, "emphasis": request.emphasis, "grid": request.grid}
+        if wrong := [name for name, value in taking.items() if value not in (None, (), {}, False)]:
+            raise BadInput(f"{method} takes no attention of the photo: leave out {', '.join(wrong)}")
+        return None
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Control(kind=request.kind, reweight=dict(request.emphasis), **chosen)  # type: ignore[arg-type]

@@ -1,0 +1,162 @@
+"""``idpersona eval inversion`` and ``eval editing``: real photos, brought back and edited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from idpersona.eval.command import (
+    AsJson,
+    Base,
+    Cache,
+    Device,
+    Force,
+    Judges,
+    Output,
+    ProtocolFile,
+    Quick,
+    Threads,
+    finish,
+    make_plan,
+    output_folder,
+    set_threads,
+)
+from idpersona.silence import quiet_libraries
+
+Photos = Annotated[int | None, typer.Option(min=1, help="Number of photos [default: 24].")]
+InversionSteps = Annotated[int | None, typer.Option(min=2, help="Steps.")]
+AtOnce = Annotated[int, typer.Option(min=1, help="Photos that go at once.")]
+QUICK = {"photos": 2, "steps": 4}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command()(inversion)
+    app.command()(editing)
+
+
+def inversion(
+    base: Base = "mini",
+    method: Annotated[
+        list[str] | None, typer.Option(help="Inversion; may be repeated [default: all].")
+    ] = None,
+    photos: Photos = None,
+    steps: InversionSteps = None,
+    guidance: Annotated[float, typer.Option(min=1, help="Guidance of the way back.")] = 7.5,
+    protocol: ProtocolFile = "standard",
+    quick: Quick = False,
+    output: Output = None,
+    cache: Cache = Path("reports/cache"),
+    batch: AtOnce = 1,
+    device: Device = None,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """What comes back of real photos that are inverted and drawn again, by each inversion.
+
+    Example: idpersona eval inversion --method direct --method null-text
+    """
+    quiet_libraries()
+    from idpersona.eval.finders import get_finder
+    from idpersona.eval.inversion import evaluate_inversion
+    from idpersona.pipelines.inversion.methods import METHODS, get_method
+    from idpersona.training.data.archives import PhotoStore
+
+    plan, names = make_plan(protocol, quick), method or list(METHODS)
+    for name in names:
+        get_method(name)
+    folder = output_folder(output, "inversion", quick, force)
+    tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
+    report = evaluate_inversion(
+        _base(base, device, threads),
+        plan,
+        names,
+        **tools,
+        photos=photos or (QUICK["photos"] if quick else 24),
+        steps=steps or (QUICK["steps"] if quick else 50),
+        guidance=guidance,
+        batch=batch,
+        cache=cache,
+        settings={"base": base},
+    )
+    finish(report, folder, force, as_json)
+
+
+def editing(
+    base: Base = "mini",
+    method: Annotated[
+        list[str] | None, typer.Option(help="Inversion; may be repeated [default: all].")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(help="Adapter beside direct, a row for each [default: none; may be repeated]."),
+    ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(help="Attribute that is turned round [default: smile, glasses, hat, age, blond hair]."),
+    ] = None,
+    judge: Judges = None,
+    photos: Photos = None,
+    steps: InversionSteps = None,
+    guidance: Annotated[float, typer.Option(min=1, help="Guidance.")] = 5.0,
+    detail: Annotated[
+        bool, typer.Option("--detail/--no-detail", help="Give back what the autoencoder lost.")
+    ] = True,
+    protocol: ProtocolFile = "standard",
+    quick: Quick = False,
+    output: Output = None,
+    cache: Cache = Path("reports/cache"),
+    batch: AtOnce = 8,
+    device: Device = None,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Attributes of real faces turned round by words: does it happen, and is it still that person.
+
+    Example: idpersona eval editing --method direct --adapter instantid --judge mobilefacenet
+    """
+    quiet_libraries()
+    from idpersona.encoders.attributes import get_classifier
+    from idpersona.eval.editing import ATTRIBUTES, Row, evaluate_editing
+    from idpersona.eval.finders import get_finder
+    from idpersona.eval.judges import get_judge
+    from idpersona.pipelines.inversion.methods import METHODS, get_method
+    from idpersona.training.data.archives import PhotoStore
+
+    plan, names = make_plan(protocol, quick), list(METHODS) if method is None else method
+    for name in names:
+        get_method(name)
+    ways = [Row(name, name, detail=detail) for name in names]
+    ways += [Row(f"direct, {name}", adapter=name, detail=detail) for name in adapter or ()]
+    folder = output_folder(output, "editing", quick, force)
+    judges = [get_judge(name) for name in judge or ["mini-judge"]]
+    tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
+    report = evaluate_editing(
+        _base(base, device, threads),
+        plan,
+        ways,
+        judges=judges,
+        classifier=get_classifier("attr-judge"),
+        **tools,
+        photos=photos or (QUICK["photos"] if quick else 24),
+        attributes=attribute or ATTRIBUTES,
+        steps=steps or (QUICK["steps"] if quick else 25),
+        guidance=guidance,
+        batch=batch,
+        cache=cache,
+        settings={"base": base},
+    )
+    finish(report, folder, force, as_json)
+
+
+def _base(name: str, device: str | None, threads: int | None) -> Any:
+    from idpersona.pipelines import load_base
+
+    set_threads(threads)
+    pipe: Any = load_base(name, device=device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,324 @@
+"""``eval editing``: real photos, attributes turned round by words; does it happen, and what else does.
+
+Every held-out photo is described by the ``labeler`` (:mod:`idpersona.encoders.describe`), inverted with
+those words, and drawn again with one attribute the other way round in them. *Success*: a classifier that
+had no part in it says of the edit what was asked for. *Likeness*: cosine of a judge's embeddings of photo
+and edit; an edit in which no face is found has none, and counts 0. *Background*: PSNR to the photo outside
+of an ellipse around the head. The row ``photo`` is the photo itself, unedited, which is a success where the
+two classifiers disagree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from idpersona.adapters import load_adapter
+from idpersona.encoders.attributes import AttributeClassifier
+from idpersona.encoders.describe import describe, look, turn
+from idpersona.encoders.masks import head_mask
+from idpersona.errors import BadInput
+from idpersona.eval.features import feature_distance, network_sha256
+from idpersona.eval.finders import Finder
+from idpersona.eval.judges import Judge
+from idpersona.eval.pictures import psnr
+from idpersona.eval.progress import track
+from idpersona.eval.protocol import Protocol
+from idpersona.eval.report import Report, tools_sha256
+from idpersona.eval.statistics import bootstrap
+from idpersona.eval.subjects import one_photo_each
+from idpersona.eval.tables import cell, markdown
+from idpersona.eval.weights import modules_sha256
+from idpersona.pipelines import Control, edit, invert
+from idpersona.pipelines.editing.detail import restore
+from idpersona.pipelines.editing.edit import FREE_NEGATIVE
+from idpersona.pipelines.inversion.methods import METHODS
+from idpersona.sheets import contact_sheet
+from idpersona.training.data.archives import PhotoStore
+
+ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat", "Young", "Blond_Hair")
+
+
+@dataclass(frozen=True)
+class Sitter:
+    """A photo in the model's framing: its face, what is in it, and the words for it."""
+
+    name: str
+    picture: Image.Image
+    keypoints: np.ndarray
+    attributes: Mapping[str, float]
+
+    @property
+    def background(self) -> np.ndarray:
+        """1 outside of the head, float32 [height, width]."""
+        return 1 - head_mask(self.picture.size, self.keypoints)
+
+
+def sitters(
+    protocol: Protocol,
+    store: PhotoStore,
+    finder: Finder,
+    count: int,
+    *,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> tuple[list[Sitter], list[str]]:
+    """``count`` held-out people, one photo each, as the embedded model frames them."""
+    photos, failures = one_photo_each(protocol, store, finder, count, cache=cache, quiet=quiet)
+    found = []
+    for photo in photos:
+        picture, keypoints = photo.framed(protocol.size)
+        found.append(Sitter(photo.file, picture, keypoints, look(picture)))
+    return found, failures
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to edit.
+
+    Attributes:
+        method: an inversion, with its ``options``.
+        control: what is taken over of the photo; None for nothing.
+        guidance: of the edit; None for the inversion's.
+        against_source: whether guidance leads away from what the photo shows, instead of from nothing.
+        detail: whether what the autoencoder lost is given back (:func:`~idpersona.pipelines.editing.detail`).
+        adapter, scale: that keeps the person; the identity is read from the photo.
+    """
+
+    name: str
+    method: str = "direct"
+    control: Control | None = Control()  # noqa: RUF009 - frozen
+    guidance: float | None = None
+    against_source: bool = True
+    detail: bool = True
+    options: Mapping[str, Any] | None = None
+    adapter: str | None = None
+    scale: float = 1.0
+
+
+def evaluate_editing(
+    pipe: Any,
+    protocol: Protocol,
+    ways: Sequence[Row],
+    *,
+    judges: Sequence[Judge],
+    classifier: AttributeClassifier,
+    finder: Finder,
+    store: PhotoStore,
+    photos: int = 24,
+    attributes: Sequence[str] = ATTRIBUTES,
+    steps: int = 50,
+    guidance: float = 7.5,
+    batch: int = 8,
+    cache: Path | None = None,
+    quiet: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Report:
+    """Edit ``photos`` photos in every way, once for each of ``attributes``.
+
+    Args:
+        guidance: that photos are inverted for.
+        batch: photos that are inverted and edited at once.
+
+    Raises:
+        BadInput: an attribute that the classifier does not know, or no judge.
+    """
+    unknown = [name for name in attributes if name not in classifier.labels]
+    if unknown or not judges:
+        raise BadInput(f"{classifier.name} does not know {', '.join(unknown) or 'a judge'}")
+    people, failures = sitters(protocol, store, finder, photos, cache=cache, quiet=quiet)
+    meters = _Meters(people, attributes, judges, classifier, finder)
+    values = {"photo": meters.measure([[p.picture] * len(attributes) for p in people])}
+    shown: dict[str, list[list[Image.Image]]] = {}
+    seconds: dict[str, float] = {}
+    for way in ways:
+        try:
+            METHODS[way.method]().refuse(pipe)
+        except BadInput as error:
+            failures.append(f"{way.name}: {error}")
+            continue
+        adapter = None if way.adapter is None else load_adapter(way.adapter, base=pipe)
+        # An adapter keeps one person at a time.
+        at_once = 1 if adapter is not None else batch
+        chunks = [people[n : n + at_once] for n in range(0, len(people), at_once)]
+        started, drawn = time.perf_counter(), []
+        for chunk in track(chunks, way.name, total=len(chunks), quiet=quiet):
+            drawn += _edits(pipe, chunk, way, adapter, attributes, steps, guidance)
+        seconds[way.name] = (time.perf_counter() - started) / len(people)
+        values[way.name], shown[way.name] = meters.measure(drawn), drawn
+    rows: list[dict[str, Any]] = [
+        {
+            "way": name,
+            **{
+                key: bootstrap(one.mean(axis=1), samples=protocol.bootstrap_samples, seed=protocol.seed)
+                for key, one in measured.items()
+            },
+            **{f"success {a}": float(measured["success"][:, n].mean()) for n, a in enumerate(attributes)},
+            "seconds": seconds.get(name),
+        }
+        for name, measured in values.items()
+    ]
+    strangers = {judge.name: meters.strangers(judge) for judge in judges}
+    return Report(
+        kind="editing",
+        settings=protocol.record(
+            {
+                "photos": len(people),
+                "steps": steps,
+                "guidance": guidance,
+                "batch": batch,
+                "ways": {way.name: repr(way) for way in ways},
+                **(settings or {}),
+            }
+        ),
+        weights={
+            **{part: modules_sha256({part: getattr(pipe, part)}) for part in ("unet", "vae", "text_encoder")},
+            **tools_sha256(finder, judges, classifier),
+            "mini-vit": network_sha256(),
+        },
+        rows=rows,
+        people=[
+            {
+                "photo": person.name,
+                "source": describe(person.attributes),
+                **{
+                    way: {key: np.round(one[n], 4) for key, one in measured.items()}
+                    for way, measured in values.items()
+                },
+            }
+            for n, person in enumerate(people)
+        ],
+        table=_table(rows, attributes, [judge.name for judge in judges]),
+        notes=[
+            f"{len(people)} photos x {len(attributes)} edits; likeness of two different people: "
+            + ", ".join(f"{name} {value:.3f}" for name, value in strangers.items())
+        ],
+        failures=failures,
+        sheet=contact_sheet(
+            [[person.picture, *one[n]] for n, person in enumerate(people[:8]) for one in shown.values()],
+            columns=["photo", *attributes],
+            names=[name for _ in people[:8] for name in shown],
+        ),
+    )
+
+
+def _edits(
+    pipe: Any,
+    people: Sequence[Sitter],
+    way: Row,
+    adapter: Any,
+    attributes: Sequence[str],
+    steps: int,
+    guidance: float,
+) -> list[list[Image.Image]]:
+    """Each person's edits, one for each attribute, from one inversion; several people at once."""
+    sources = [describe(person.attributes) for person in people]
+    record = invert(
+        pipe,
+        [person.picture for person in people],
+        sources,
+        method=way.method,
+        steps=steps,
+        guidance=guidance,
+        size=people[0].picture.size,
+        **(way.options or {}),
+    )
+    against = sources if way.against_source and way.method in FREE_NEGATIVE else None
+    drawn: list[list[Image.Image]] = [[] for _ in people]
+    with ExitStack() as scopes:
+        if adapter is not None:
+            (person,) = people
+            identity = adapter.read([person.picture])
+            scopes.enter_context(adapter.attach(pipe, identity, scale=way.scale))
+        for name in attributes:
+            found = edit(
+                pipe,
+                record,
+                [describe(turn(person.attributes, name)[0]) for person in people],
+                control=way.control if METHODS[way.method].takes_control else None,
+                guidance=way.guidance,
+                negative=against,
+            )
+            for person, mine, back, image in zip(people, drawn, found.sources, found.images, strict=True):
+                mine.append(restore(person.picture, back, image) if way.detail else image)
+    return drawn
+
+
+class _Meters:
+    """What is measured of edits [people][attributes], as float arrays of that shape."""
+
+    def __init__(
+        self,
+        people: Sequence[Sitter],
+        attributes: Sequence[str],
+        judges: Sequence[Judge],
+        classifier: AttributeClassifier,
+        finder: Finder,
+    ):
+        self.people, self.attributes, self.judges = people, attributes, judges
+        self.classifier, self.finder = classifier, finder
+        self.wanted = np.array([[turn(p.attributes, a)[1] for a in attributes] for p in people])
+        self.known = {
+            judge.name: _unit(judge.embed([p.picture for p in people], [p.keypoints for p in people]))
+            for judge in judges
+        }
+
+    def measure(self, drawn: Sequence[Sequence[Image.Image]]) -> dict[str, np.ndarray]:
+        flat = [picture for pictures in drawn for picture in pictures]
+        said = self.classifier.probabilities(flat).reshape(len(self.people), len(self.attributes), -1)
+        columns = [self.classifier.labels.index(name) for name in self.attributes]
+        there = np.stack([said[:, n, column] > 0.5 for n, column in enumerate(columns)], axis=1)
+        faces = [self.finder.find(picture) for picture in flat]
+        found: dict[str, np.ndarray] = {"success": there == self.wanted}
+        seen = [n for n, face in enumerate(faces) if face is not None]
+        for judge in self.judges:
+            likeness = np.zeros(len(flat))
+            points = [face.keypoints for face in faces if face is not None]
+            if seen:
+                rows = _unit(judge.embed([flat[n] for n in seen], points))
+                owners = self.known[judge.name][np.array(seen) // len(self.attributes)]
+                likeness[seen] = (rows * owners).sum(axis=1)
+            found[judge.name] = likeness.reshape(self.wanted.shape)
+        pairs = [(p, picture) for p, pictures in zip(self.people, drawn, strict=True) for picture in pictures]
+        background = [psnr(p.picture, picture, p.background) for p, picture in pairs]
+        features = [feature_distance(p.picture, picture) for p, picture in pairs]
+        found["background"] = np.array(background).reshape(self.wanted.shape)
+        found["features"] = np.array(features).reshape(self.wanted.shape)
+        return {key: one.astype(np.float64) for key, one in found.items()}
+
+    def strangers(self, judge: Judge) -> float:
+        """Mean likeness of photos of different people."""
+        rows = self.known[judge.name]
+        table = rows @ rows.T
+        return float(table[~np.eye(len(rows), dtype=bool)].mean()) if len(rows) > 1 else 0.0
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], attributes: Sequence[str], judges: Sequence[str]) -> str:
+    header = ["", "success, %", *attributes, *(f"likeness, {name}" for name in judges)]
+    header += ["background, dB", "feature distance", "seconds for a photo"]
+    return markdown(
+        header,
+        [
+            [
+                row["way"],
+                cell(row["success"], percent=True),
+                *(cell(row[f"success {name}"], percent=True) for name in attributes),
+                *(cell(row[name]) for name in judges),
+                cell(row["background"], 1),
+                cell(row["features"]),
+                cell(row["seconds"], 1),
+            ]
+            for row in rows
+        ],
+    )
