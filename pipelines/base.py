@@ -16,6 +16,7 @@ from idpersona.errors import BadInput, CheckpointError, MissingWeights, UnknownN
 from idpersona.pipelines.components import DTYPE_KEYWORD, load_models
 from idpersona.registry import get_weight, locate, weight_names
 from idpersona.registry.hub import unreachable_base
+from idpersona.seams.call import is_attached
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -73,6 +74,11 @@ def require_text_to_image(pipe: Any) -> None:
                 f"{type(pipe).__name__} takes a picture of its own ({name}): invert and edit with the plain "
                 "text-to-image pipeline of the same components"
             )
+
+
+def is_changed(pipe: Any) -> bool:
+    """Whether something is attached to ``pipe``: to its U-Net, or to how it encodes prompts."""
+    return is_attached(pipe.unet) or "encode_prompt" in vars(pipe)
 
 
 def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:

@@ -11,12 +11,14 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from idpersona.errors import BadInput, SeamError, UnknownName
 from idpersona.pipelines.editing.edit import edit
 from idpersona.pipelines.editing.spec import Control
+from idpersona.pipelines.inversion.method import Task
 from idpersona.pipelines.inversion.methods import METHODS, invert
+from idpersona.pipelines.inversion.null_text import NullText
 from idpersona.pipelines.inversion.record import Inversion, InversionError
 from idpersona.pipelines.inversion.schedule import ddim
 from idpersona.seams.call import is_attached
 from idpersona.seams.cross import cross_scope
-from idpersona.seams.latent import latent_scope
+from idpersona.seams.latent import Told, latent_scope
 from idpersona.testing import tiny_components
 
 PHOTOS = ["sample:person-1", "sample:person-2"]
@@ -211,3 +213,51 @@ def test_one_scope_at_a_time(pipe: Any) -> None:
         pytest.raises(SeamError, match="already"),
     ):
         edit(pipe, record, TARGETS)
+
+
+class _Linear:
+    """A denoiser that is linear in what it is told, as null-text inversion takes a U-Net to be nearly."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.matrix = torch.randn(64, 24, generator=generator) / 5
+        self.passes = 0
+
+    def __call__(self, latents: torch.Tensor, timestep: Any, told: Told) -> torch.Tensor:
+        self.passes += 1
+        return (told.text.flatten(1) @ self.matrix.T).view_as(latents)
+
+
+def test_null_text_never_makes_a_step_worse() -> None:
+    """With a linear model more gradient steps never leave more, and many of them far less."""
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    denoise: Any = _Linear()
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    task = Task(
+        denoise=denoise,
+        scheduler=ddim(config, 2),
+        photo=noise(2, 4, 4, 4),
+        source=Told(noise(2, 6, 4)),
+        empty=Told(noise(2, 6, 4)),
+        guidance=7.5,
+        on_step=lambda: None,
+        pictures=list,
+    )
+    scheduler = task.scheduler
+
+    def left(inner: int) -> torch.Tensor:
+        found = NullText(inner=inner, stop=False).invert(task)
+        start, timestep = found["latents"][-1], scheduler.timesteps[0]
+        free = denoise(start, timestep, Told(found["unconditional"][0]))
+        guided = free + task.guidance * (denoise(start, timestep, task.source) - free)
+        ends = scheduler.step(guided, int(timestep), start, return_dict=False)[0]
+        # The first of the two steps: at the second there is no noise left to speak of.
+        return (ends - found["latents"][1]).square().flatten(1).mean(dim=1)
+
+    errors = torch.stack([left(inner) for inner in (1, 2, 4, 8, 16)])
+    assert bool((errors[1:] <= errors[:-1] * (1 + 1e-4)).all()), errors
+    assert bool((errors[-1] < 0.5 * errors[0]).all()), errors

@@ -68,6 +68,10 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
     """
     check_base(request.base)
     record = None if request.inversion is None else Inversion.load(request.inversion)
+    if record is not None:
+        if record.photos != 1:
+            raise BadInput(f"{request.inversion} holds {record.photos} photos, and an edit is of one")
+        record.check(prompts=(request.source,) if request.source else None, steps=request.steps)
     method = record.method if record is not None else request.method or "direct"
     wanted = request.adapters or ((("instantid", None),) if request.identity else ())
     names = [name for name, _ in wanted]

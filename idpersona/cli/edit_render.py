@@ -67,11 +67,7 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
             )
         else:
             record = job.record
-            record.check(
-                model=model_fingerprint(pipe),
-                prompts=(request.source,) if request.source else None,
-                steps=request.steps,
-            )
+            record.check(model=model_fingerprint(pipe))
             _same_photo(pipe, photo, record, request)
 
         negative = request.negative
@@ -83,7 +79,7 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
             return values
 
         pictures: list[Image.Image] = []
-        with _attached(job, pipe, adapters, photo):
+        with _attached(job, pipe, adapters, photo, points):
             for strength in strengths:
                 found = edit(
                     pipe,
@@ -265,20 +261,18 @@ def _same_photo(pipe: Any, photo: Image.Image, record: Any, request: EditRequest
 
 
 @contextmanager
-def _attached(job: EditJob, pipe: Any, adapters: list[Any], photo: Image.Image) -> Iterator[None]:
+def _attached(
+    job: EditJob, pipe: Any, adapters: list[Any], photo: Image.Image, points: np.ndarray | None
+) -> Iterator[None]:
     """The adapters, for the drawing; the face stands as it stands in the photo."""
     if job.cast is None:
         yield
         return
-    from idpersona.encoders import read_identity
-
-    pose = read_identity([photo], "dlib")
+    assert job.face is not None and points is not None  # prepare has read the face
+    pose = replace(job.face, keypoints=points, image_size=photo.size)
     with ExitStack() as scopes:
         for adapter, use in zip(adapters, job.adapters, strict=True):
             who = job.cast.on_canvas if adapter.encoders else None
-            scopes.enter_context(
-                adapter.attach(
-                    pipe, who, scale=use.scale, pose=pose if adapter.holds_pose else None, **use.options
-                )
-            )
+            posed = pose if adapter.holds_pose else None
+            scopes.enter_context(adapter.attach(pipe, who, scale=use.scale, pose=posed, **use.options))
         yield

@@ -101,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{os.fsdecode(error.filename)}: {error.strerror or error}", 2)
     except Exception as error:
         return _defect(error)
+    if status == 130:  # some versions of typer return this instead of letting the interruption through
+        return _fail("interrupted", 130)
     return status if isinstance(status, int) else 0
 
 

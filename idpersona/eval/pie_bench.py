@@ -38,7 +38,7 @@ from idpersona.images import open_photo, photo_sha256
 from idpersona.pipelines.base import native_size
 from idpersona.pipelines.editing.edit import edit
 from idpersona.pipelines.editing.spec import Control
-from idpersona.pipelines.inversion.methods import get_method, invert
+from idpersona.pipelines.inversion.methods import METHODS, get_method, invert
 from idpersona.pipelines.inversion.photos import fit_photo
 from idpersona.provenance import COMPOSITE_TYPE, write_png
 from idpersona.seams.text import word_rows
@@ -86,8 +86,10 @@ class Editor:
         self.drawn = 0
         """Edits made by this object, those found in the folder not counted."""
 
-    def control(self, item: Edit) -> tuple[Control, str | None]:
+    def control(self, item: Edit) -> tuple[Control | None, str | None]:
         """What the edit takes over of its photo, and what had to be left out of that, in words."""
+        if not METHODS[self.settings["method"]].takes_control:
+            return None, None
         plain = Control(cross=CROSS, self_attention=SELF)
         if item.blend is None:
             return plain, None
@@ -113,7 +115,7 @@ class Editor:
         self.drawn += 1
         return picture
 
-    def _path(self, item: Edit, control: Control) -> Path:
+    def _path(self, item: Edit, control: Control | None) -> Path:
         key = text_sha256(
             [
                 self._recipe,

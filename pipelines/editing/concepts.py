@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from idpersona.errors import BadInput
+from idpersona.pipelines.base import is_changed
 from idpersona.pipelines.inversion.ledits import Ledits, ledits_scope
 from idpersona.pipelines.inversion.record import Inversion
-from idpersona.seams.call import is_attached
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _FUNCTION = re.compile(
@@ -124,7 +124,7 @@ def draw_concepts(
     """
     method = Ledits(**(record.options or {}))
     method.refuse(pipe)
-    if is_attached(pipe.unet) or "encode_prompt" in vars(pipe):
+    if is_changed(pipe):
         raise BadInput(
             "ledits draws with attention and prompts of its own, in which attached adapters and weighted "
             "prompts have no part: leave their scope, or invert with direct"

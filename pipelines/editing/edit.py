@@ -63,7 +63,7 @@ class _Steered:
         if self.region is None:
             return latents
         sources, targets = latents.unflatten(0, (-1, 2)).unbind(1)
-        held = sources + self.region.to(latents) * (targets - sources)
+        held = torch.lerp(sources, targets, self.region.to(latents).expand_as(sources))
         return torch.stack([sources, held], dim=1).flatten(0, 1)
 
 

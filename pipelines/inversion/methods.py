@@ -8,7 +8,7 @@ from typing import Any
 
 from idpersona.errors import BadInput, UnknownName
 from idpersona.images import Photo
-from idpersona.pipelines.base import require_text_to_image
+from idpersona.pipelines.base import is_changed, require_text_to_image
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.edict import Edict
 from idpersona.pipelines.inversion.ledits import Ledits
@@ -19,7 +19,6 @@ from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
 from idpersona.pipelines.inversion.renoise import ReNoise
 from idpersona.pipelines.inversion.schedule import ddim
 from idpersona.pipelines.inversion.simple import Ddim, Direct, NegativePrompt, ProximalPrompt
-from idpersona.seams.call import is_attached
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind
@@ -75,9 +74,9 @@ def invert(
     way = get_method(method, **options)
     require_text_to_image(pipe)
     way.refuse(pipe)
-    if is_attached(pipe.unet):
+    if is_changed(pipe):
         raise BadInput(
-            "an adapter is attached: photos are inverted with the base alone, attach it for the edit"
+            "an adapter is attached, or prompts are weighted: photos are inverted with the base alone"
         )
     model = model_fingerprint(pipe)
     many: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]

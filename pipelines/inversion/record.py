@@ -95,13 +95,19 @@ class Inversion:
         """Height and width of the latents."""
         return int(self.latents.shape[-2]), int(self.latents.shape[-1])
 
-    def check(self, *, model: str, prompts: tuple[str, ...] | None = None, steps: int | None = None) -> None:
-        """Refuse a model, prompts or a number of steps that it was not made with.
+    def check(
+        self,
+        *,
+        model: str | None = None,
+        prompts: tuple[str, ...] | None = None,
+        steps: int | None = None,
+    ) -> None:
+        """Refuse a model, prompts or a number of steps that it was not made with; None is not looked at.
 
         Raises:
             InversionError: saying what differs and what to do.
         """
-        if model != self.model:
+        if model not in (None, self.model):
             raise InversionError("this inversion was made with another base model: invert the photo anew")
         if prompts is not None and prompts != self.prompts:
             raise InversionError(
