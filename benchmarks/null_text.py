@@ -86,16 +86,24 @@ def main() -> int:
     parser.add_argument("--base", default="mini")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--only", choices=["plain", "null-text"], help="one of the two algorithms")
     parser.add_argument("--inner", type=int, nargs="*", default=[NullText().inner], help="of ours")
     arguments = parser.parse_args()
     pipe: Any = load_base(arguments.base)
     pipe.set_progress_bar_config(disable=True)
     methods.METHODS["plain"] = PlainNullText
+    ways = ["plain", "null-text"] if arguments.only is None else [arguments.only]
+    stopped = True
     for stop in (True, False):
         for name, options in (
             ("plain", {}),
             *(("null-text", {"inner": inner}) for inner in arguments.inner),
         ):
+            if name not in ways:
+                continue
+            if name == "plain" and not stop and not stopped:
+                print("plain never stopped early above: without the early stop it does the same", flush=True)
+                continue
             passes, seconds, near = [], 0.0, []
             for photo, _, prompt in (text.partition("=") for text in arguments.photos):
                 started = time.perf_counter()
@@ -114,6 +122,9 @@ def main() -> int:
                 drawn = edit(pipe, record, prompt, control=None, output_type="latent")
                 near.append(psnr(pipe, drawn.sources, record.latents[0]))
             count = len(passes)
+            if name == "plain":
+                most = arguments.steps * (1 + 1 + 3 * PlainNullText().inner + 2)
+                stopped = any(each < most for each in passes)
             row = {
                 "method": name,
                 **options,

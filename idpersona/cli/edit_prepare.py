@@ -111,7 +111,7 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
         record=record,
         method=method,
         method_options=for_method,
-        control=_control(request, method),
+        control=_control(request, method, usual),
         steps=record.steps if record is not None else int(request.steps or usual.get("edit_steps", STEPS)),
         guidance=_guidance(request, record, method, usual),
         adapters=adapters,
@@ -184,7 +184,7 @@ def _cast(request: EditRequest, adapters: list[str], people: People) -> Cast:
     return read_cast(_who(request), reading, adapters, people)
 
 
-def _control(request: EditRequest, method: str) -> Control | None:
+def _control(request: EditRequest, method: str, usual: Mapping[str, float]) -> Control | None:
     given: dict[str, Any] = {
         "cross": request.cross_steps,
         "self_attention": request.self_steps,
@@ -195,5 +195,6 @@ def _control(request: EditRequest, method: str) -> Control | None:
         if wrong := [name for name, value in taking.items() if value not in (None, (), {}, False)]:
             raise BadInput(f"{method} takes no attention of the photo: leave out {', '.join(wrong)}")
         return None
+    given["strength"] = usual.get("edit_strength") if request.strength is None else request.strength
     chosen = {name: value for name, value in given.items() if value is not None}
     return Control(kind=request.kind, reweight=dict(request.emphasis), **chosen)  # type: ignore[arg-type]

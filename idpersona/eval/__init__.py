@@ -1,4 +1,4 @@
-"""Measuring what adapters do: identity, prompt, pose, pairs, sliders, reconstruction.
+"""Measuring what adapters, inversions and edits do.
 
 All evaluations share one frame. A *protocol* file fixes people, prompts, seeds and sizes; *judges* (encoders
 that condition nothing and enter no loss) and *attribute classifiers* give the numbers; a *finder* says where
@@ -14,6 +14,9 @@ used in claims.
 | ``evaluate_pairs`` | ``idpersona.eval.pairs`` |
 | ``evaluate_sliders`` | ``idpersona.eval.sliders`` |
 | ``evaluate_reconstruction`` | ``idpersona.eval.reconstruction`` |
+| ``evaluate_inversion`` | ``idpersona.eval.inversion`` |
+| ``evaluate_editing`` | ``idpersona.eval.editing`` |
+| ``evaluate_pie_bench`` | ``idpersona.eval.pie_bench`` |
 """
 
 from __future__ import annotations
@@ -22,16 +25,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from idpersona.eval.editing import evaluate_editing
     from idpersona.eval.identity import evaluate_identity
+    from idpersona.eval.inversion import evaluate_inversion
     from idpersona.eval.pairs import evaluate_pairs
+    from idpersona.eval.pie_bench import evaluate_pie_bench
     from idpersona.eval.pose import evaluate_pose
     from idpersona.eval.prompt import evaluate_prompt
     from idpersona.eval.reconstruction import evaluate_reconstruction
     from idpersona.eval.sliders import evaluate_sliders
 
 __all__ = [
+    "evaluate_editing",
     "evaluate_identity",
+    "evaluate_inversion",
     "evaluate_pairs",
+    "evaluate_pie_bench",
     "evaluate_pose",
     "evaluate_prompt",
     "evaluate_reconstruction",

@@ -102,6 +102,9 @@ def editing(
     photos: Photos = None,
     steps: InversionSteps = None,
     guidance: Annotated[float, typer.Option(min=1, help="Guidance.")] = 5.0,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the steps that may depart from the photo.")
+    ] = 0.8,
     detail: Annotated[
         bool, typer.Option("--detail/--no-detail", help="Give back what the autoencoder lost.")
     ] = True,
@@ -124,14 +127,16 @@ def editing(
     from idpersona.eval.editing import ATTRIBUTES, Row, evaluate_editing
     from idpersona.eval.finders import get_finder
     from idpersona.eval.judges import get_judge
+    from idpersona.pipelines import Control
     from idpersona.pipelines.inversion.methods import METHODS, get_method
     from idpersona.training.data.archives import PhotoStore
 
     plan, names = make_plan(protocol, quick), list(METHODS) if method is None else method
     for name in names:
         get_method(name)
-    ways = [Row(name, name, detail=detail) for name in names]
-    ways += [Row(f"direct, {name}", adapter=name, detail=detail) for name in adapter or ()]
+    how: dict[str, Any] = {"control": Control(strength=strength), "detail": detail}
+    ways = [Row(name, name, **how) for name in names]
+    ways += [Row(f"direct, {name}", adapter=name, **how) for name in adapter or ()]
     folder = output_folder(output, "editing", quick, force)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}

@@ -45,7 +45,7 @@ class Report:
     """The result of one evaluation.
 
     Attributes:
-        kind: ``identity``, ``prompt``, ``pose``, ``pairs``, ``sliders`` or ``reconstruction``.
+        kind: of evaluation, as ``identity``; the name of its command.
         settings: the whole protocol and what else was chosen.
         weights: name -> sha256 of everything that drew, found or judged.
         rows: what the table shows, one mapping per row; values may be Interval.

@@ -111,7 +111,13 @@ def _build() -> Mapping[str, Weight]:
             "mini",
             "base",
             "captions from the 40 CelebA attributes, at most 64 tokens; 128x128 pictures",
-            defaults={"steps": 25, "guidance": 2.0, "edit_steps": 25, "edit_guidance": 5.0},
+            defaults={
+                "steps": 25,
+                "guidance": 2.0,
+                "edit_steps": 25,
+                "edit_guidance": 5.0,
+                "edit_strength": 0.8,
+            },
         ),
         _embedded(
             "instantid-mini",

@@ -31,7 +31,8 @@ class Weight:
         needs: Names of other weights without which these are of no use.
         reads: Of an adapter: encoders that it reads with, where those are not the ones that it needs.
         variant: File variant of diffusers (``fp16``) that ``files`` lists, if any.
-        defaults: Of a base: what ``steps`` and ``guidance`` are when the user does not say.
+        defaults: Of a base: what ``steps`` and ``guidance`` are when the user does not say, and
+            ``edit_steps``, ``edit_guidance`` and ``edit_strength`` of edits.
         note: One sentence a user should know before using them.
     """
 
