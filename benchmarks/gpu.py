@@ -76,6 +76,34 @@ def measure(method: str, me: Any, references: dict[str, np.ndarray]) -> dict[str
     return result
 
 
+def measure_edits() -> dict[str, Any]:
+    """Every inversion on the embedded model in each number type: what comes back of a photo, and seconds."""
+    from idpersona.errors import BadInput
+    from idpersona.eval.autoencoder import roundtrip
+    from idpersona.eval.pictures import psnr
+    from idpersona.images import open_photo
+    from idpersona.pipelines import edit, invert, load_base
+    from idpersona.pipelines.inversion.methods import METHODS as INVERSIONS
+
+    result: dict[str, Any] = {}
+    photo, prompt = open_photo("sample:person-1").resize((128, 128)), "a photo of a woman"
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        pipe: Any = load_base("mini", device="cuda", dtype=dtype)
+        pipe.set_progress_bar_config(disable=True)
+        ceiling = roundtrip(pipe, [photo])[0]
+        for name in INVERSIONS:
+            key = f"{name} {str(dtype).removeprefix('torch.')}"
+            try:
+                start = time.perf_counter()
+                record = invert(pipe, photo, prompt, method=name, steps=50)
+                seconds = time.perf_counter() - start
+                back = edit(pipe, record, "a photo of a smiling woman").sources[0]
+                result[key] = {"seconds": round(seconds, 2), "dB": round(psnr(ceiling, back), 2)}
+            except BadInput as error:
+                result[key] = {"refused": str(error)}
+    return result
+
+
 def measure_all() -> dict[str, Any]:
     """Every method, each on the sample astronaut."""
     from idpersona.adapters import load_adapter
@@ -104,6 +132,7 @@ def main() -> int:
         "torch": torch.__version__,
         "tests_status": tests.returncode,
         "mini": measure_all(),
+        "edits": measure_edits(),
     }
     arguments.output.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))

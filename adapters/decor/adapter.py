@@ -23,7 +23,15 @@ from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.seams.scale import check_scale
 from idpersona.seams.scope import attach_scope
-from idpersona.seams.text import Encoder, TextContext, TextEmbeds, padding_rows, text_rows, word_rows
+from idpersona.seams.text import (
+    Encoder,
+    TextContext,
+    TextEmbeds,
+    listed,
+    padding_rows,
+    text_rows,
+    word_rows,
+)
 
 _NO_PLACE = "decor edits the text before the first step"
 
@@ -136,8 +144,7 @@ class Edit:
 
 
 def _places(tokenizer: Any, text: str, words: str) -> list[int]:
-    parts = [part for part in map(str.strip, words.split(",")) if part]
-    return sorted({n for part in parts for n in word_rows(tokenizer, text, part)})
+    return sorted({n for part in listed(words) for n in word_rows(tokenizer, text, part)})
 
 
 class Decor(Adapter):

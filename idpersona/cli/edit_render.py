@@ -218,9 +218,9 @@ def _head(photo: Image.Image, points: np.ndarray | None) -> np.ndarray:
 
 def _blend(tokenizer: Any, words: tuple[str, ...], source: str, prompt: str) -> tuple[str, str] | None:
     """The words of ``--words`` in each of the two prompts."""
-    from idpersona.seams.text import word_rows
+    from idpersona.seams.text import listed, word_rows
 
-    named = [word.strip() for text in words for word in text.split(",") if word.strip()]
+    named = [word for text in words for word in listed(text)]
     if not named:
         return None
     found = [[word for word in named if word_rows(tokenizer, text, word)] for text in (source, prompt)]

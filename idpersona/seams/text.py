@@ -86,6 +86,11 @@ class TextEdit(Protocol):
         ...
 
 
+def listed(words: str) -> list[str]:
+    """Words that are separated by commas; several in a row may belong together."""
+    return [part for part in map(str.strip, words.split(",")) if part]
+
+
 def word_rows(tokenizer: Any, text: str, words: str) -> list[int]:
     """Places of the tokens of ``words`` in the tokenised ``text``, every occurrence; empty if there is none.
 

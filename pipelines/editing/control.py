@@ -24,7 +24,7 @@ from idpersona.seams.host import Attend, add_mixer, remove_mixer
 from idpersona.seams.layers import layer_scope
 from idpersona.seams.mask import layer_grid
 from idpersona.seams.self_attention import self_layers, self_scope
-from idpersona.seams.text import word_rows
+from idpersona.seams.text import listed, word_rows
 
 # Layers of so few queries along a side are coarse for any picture; all of a small base's are.
 _COARSE = 16
@@ -68,9 +68,8 @@ def plan(tokenizer: Any, control: Control, source: str, target: str) -> _Plan:
 
 def places(tokenizer: Any, prompt: str, words: str, what: str) -> list[int]:
     """Tokens of ``words`` (separated by commas) in ``prompt``; BadInput naming ``what`` if there are none."""
-    parts = [part for part in map(str.strip, words.split(",")) if part]
     found = []
-    for part in parts:
+    for part in listed(words):
         rows = word_rows(tokenizer, prompt, part)
         if not rows:
             raise BadInput(f"{what}: the prompt '{prompt}' does not hold '{part}'")
