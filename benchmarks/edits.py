@@ -13,8 +13,8 @@ from typing import Any
 from idpersona.encoders import read_identity
 from idpersona.encoders.describe import describe, look, turn
 from idpersona.images import open_photo
-from idpersona.pipelines import Control, edit, invert, load_base
-from idpersona.pipelines.editing.detail import restore
+from idpersona.pipelines import Control, invert, load_base
+from idpersona.pipelines.editing.retouch import retouch
 from idpersona.provenance import COMPOSITE_TYPE, write_png
 from idpersona.registry import get_weight
 from idpersona.sheets import contact_sheet
@@ -54,10 +54,9 @@ def main() -> int:
         for attribute in ATTRIBUTES:
             control = Control(strength=usual["edit_strength"])
             target = describe(turn(seen, attribute)[0])
-            found = edit(pipe, record, target, control=control, negative=source)
-            row.append(restore(photo, found.sources[0], found.images[0]))
+            row += retouch(pipe, record, [photo], target, control=control)
         rows.append(row)
-    sheet = contact_sheet(rows, columns=["photo", *ATTRIBUTES.values()])
+    sheet = contact_sheet(rows, columns=["photo", *ATTRIBUTES.values()], cell=96)
     write_png(sheet, arguments.output, {"sheet": "edits"}, force=True, source_type=COMPOSITE_TYPE)
     return 0
 

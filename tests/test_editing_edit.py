@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from PIL import Image
 from idpersona.encoders.describe import WORDS, describe, turn
 from idpersona.errors import BadInput
 from idpersona.pipelines import Control, Inversion, edit, invert
+from idpersona.pipelines.editing.control import AttentionControl
 from idpersona.pipelines.editing.detail import restore
 from idpersona.pipelines.editing.region import latent_region, paste
+from idpersona.pipelines.editing.retouch import retouch
+from idpersona.pipelines.inversion.methods import get_method
 from idpersona.pipelines.inversion.photos import fit_photo, fit_points
+from idpersona.pipelines.inversion.record import InversionError
 from idpersona.testing import tiny_components
 
 STEPS, SIDE = 6, 32
@@ -55,6 +60,16 @@ def test_an_edit_of_no_strength_is_its_photo_and_of_some_departs_late(pipe: Any,
     assert parted == [False] * (STEPS // 2) + [True] * (STEPS // 2)
 
 
+@pytest.mark.parametrize(
+    ("strength", "steps", "held"), [(0.8, 25, 5), (0.9, 10, 1), (0.9, 50, 5), (0.65, 20, 7)]
+)
+def test_strength_counts_whole_steps(pipe: Any, strength: float, steps: int, held: int) -> None:
+    controls = AttentionControl(pipe, Control(strength=strength), [("a cat", "a dog")])
+    latents = torch.arange(2.0).view(2, 1, 1, 1)
+    tied = [torch.equal(*controls.stepped(latents, step, steps)) for step in range(steps)]
+    assert tied == [True] * held + [False] * (steps - held)
+
+
 def test_an_edit_stays_in_its_region(pipe: Any, record: Inversion) -> None:
     factor = pipe.vae_scale_factor
     region = np.zeros((SIDE, SIDE), np.float32)
@@ -80,6 +95,64 @@ def test_what_guidance_leads_away_from(pipe: Any, record: Inversion) -> None:
     fixed = invert(pipe, PHOTO, "a cat", method="edict", steps=2, size=(SIDE, SIDE))
     with pytest.raises(BadInput, match=r"guidance of 7\.5, not 3"):
         drawn(pipe, fixed, guidance=3.0)
+
+
+def test_a_photo_is_finished_as_a_user_wants_it(pipe: Any, record: Inversion) -> None:
+    region = np.zeros((SIDE, SIDE), np.float32)
+    region[:, : SIDE // 2] = 1
+    (image,) = retouch(pipe, record, [PHOTO], "a dog", region=region, control=Control(strength=0.5))
+    found, photo = np.asarray(image).astype(int), np.asarray(PHOTO).astype(int)
+    assert np.array_equal(found[:, SIDE // 2 :], photo[:, SIDE // 2 :])
+    assert not np.array_equal(found, photo)
+    # Said or not, guidance leads away from what the photo shows.
+    (plain,) = retouch(pipe, record, [PHOTO], "a dog", detail=False)
+    same = edit(pipe, record, "a dog", negative="a cat").images[0]
+    other = retouch(pipe, record, [PHOTO], "a dog", detail=False, negative="")[0]
+    assert np.array_equal(plain, same) and not np.array_equal(plain, other)
+    (held,) = retouch(pipe, record, [PHOTO], "a dog", control=Control(strength=0.0))
+    assert np.array_equal(held, PHOTO)
+
+
+def test_records_that_no_method_makes_are_refused(pipe: Any, record: Inversion) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"method": "null-text"},
+        {"method": "edict"},
+        {"method": "ledits"},
+        {"method": "nothing"},
+        {"options": {"inner": 2}},
+        {"method": "edict", "options": {"mixing": "x"}},
+        {"scheduler": {**record.scheduler, "beta_schedule": "foo"}},
+        {"latents": record.latents.repeat(1, 2, 1, 1, 1)},
+    ]
+    for changes in wrong:
+        with pytest.raises(InversionError):
+            edit(pipe, replace(record, **changes), "a dog")
+    for changes in ({"prompts": ("a \x1b[31mcat",)}, {"guidance": float("nan")}):
+        with pytest.raises(InversionError, match="control characters"):
+            replace(record, **changes)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "taken"),
+    [
+        ("null-text", {"inner": 2.0, "stop": False}, {"inner": 2, "stop": False}),
+        ("ledits", {"zero_noise": None, "skip": 0}, {"zero_noise": None, "skip": 0.0}),
+        ("proximal", {"kind": "l1"}, {"kind": "l1"}),
+        ("null-text", {"inner": 1.5}, "null-text.inner takes a whole number, got 1.5"),
+        ("null-text", {"stop": "no"}, "null-text.stop takes true or false, got 'no'"),
+        ("edict", {"mixing": "abc"}, "edict.mixing takes a number, got 'abc'"),
+        ("proximal", {"kind": "l2"}, "proximal.kind takes 'l0' or 'l1', got 'l2'"),
+        ("renoise", {"seed": True}, "renoise.seed takes a whole number, got True"),
+    ],
+)
+def test_options_of_inversions_have_types(method: str, options: dict[str, Any], taken: Any) -> None:
+    if isinstance(taken, str):
+        with pytest.raises(BadInput, match=taken):
+            get_method(method, **options)
+        return
+    found = get_method(method, **options)
+    for name, value in taken.items():
+        assert getattr(found, name) == value and type(getattr(found, name)) is type(value)
 
 
 def test_pipelines_that_take_a_picture_are_refused(pipe: Any, record: Inversion) -> None:

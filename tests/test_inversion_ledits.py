@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from transformers import CLIPConfig, CLIPImageProcessor
 
 from idpersona.errors import BadInput
 from idpersona.pipelines import load_base, weighted_prompts
@@ -27,6 +25,7 @@ from idpersona.pipelines.inversion.schedule import ddim, split
 from idpersona.seams.call import is_attached
 from idpersona.seams.cross import cross_scope
 from idpersona.testing import tiny_components
+from idpersona.testing.checker import tiny_safety_checker
 
 PHOTOS = ["sample:person-1", "sample:person-2"]
 SOURCES = ["a photo of a man", "a photo, of a cat."]
@@ -270,14 +269,7 @@ def test_a_base_with_a_tiny_autoencoder_is_refused() -> None:
 
 
 def test_blocked_edits_are_refused() -> None:
-    config: Any = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    vision = {**config, "image_size": 30, "patch_size": 15}
-    checker = StableDiffusionSafetyChecker(
-        CLIPConfig(text_config=config, vision_config=vision, projection_dim=8)
-    )
-    torch.nn.init.constant_(checker.concept_embeds_weights, -2.0)  # whatever it sees is too near
-    extractor = CLIPImageProcessor(size={"shortest_edge": 30}, crop_size={"height": 30, "width": 30})
-    parts = tiny_components("sd15") | {"safety_checker": checker.eval(), "feature_extractor": extractor}
+    parts = tiny_components("sd15") | tiny_safety_checker()
     pipe: Any = StableDiffusionPipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     record = invert(pipe, PHOTOS[0], SOURCES[0], method="ledits", steps=1, size=(32, 32))

@@ -29,6 +29,8 @@ def spread(words: list[str]) -> list[str]:
     ``identify`` has photos of its own after the options, so there only names of encoders are taken along.
     """
     options = LISTS.get(words[0], ()) if words else ()
+    if words[:1] == ["edit"] and (len(words) < 2 or words[1].startswith("-")):
+        options = ()  # its photo is still to come, and would be taken for one value more
     known = _encoder_names() if "--encoder" in options and "--encoder" in words else ()
     result: list[str] = []
     current = ""

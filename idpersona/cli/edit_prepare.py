@@ -18,10 +18,10 @@ from idpersona.identity import Identity
 from idpersona.images import open_photo_full
 from idpersona.options import AdapterOption, OptionValue
 from idpersona.pipelines.editing.spec import Control
-from idpersona.pipelines.inversion.methods import METHODS, get_method
+from idpersona.pipelines.inversion.methods import METHODS, get_method, method_of
 from idpersona.pipelines.inversion.record import Inversion
 from idpersona.registry import WEIGHTS, locate, require_commercial
-from idpersona.safety import check_photo, load_people
+from idpersona.safety import check_photo, load_people, read_allowed
 from idpersona.safety import require_consent as check_consent
 from idpersona.safety.people import People
 
@@ -71,6 +71,7 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
     if record is not None:
         if record.photos != 1:
             raise BadInput(f"{request.inversion} holds {record.photos} photos, and an edit is of one")
+        method_of(record)
         record.check(prompts=(request.source,) if request.source else None, steps=request.steps)
     method = record.method if record is not None else request.method or "direct"
     wanted = request.adapters or ((("instantid", None),) if request.identity else ())
@@ -79,6 +80,14 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
     if for_method and record is not None:
         raise BadInput(f"--set {next(iter(for_method))}: the inversion that was given is made already")
     get_method(method, **for_method)  # refuses wrong names and values before anything is loaded
+    kind = METHODS[method]
+    if request.negative is not None and not kind.free_negative:
+        free = ", ".join(name for name, one in METHODS.items() if one.free_negative)
+        raise BadInput(f"--negative: {method} has its own; leave it out, or take one of {free}")
+    if wanted and not kind.takes_control:
+        raise BadInput(f"--adapter: {method} draws without adapters; take another --method, as direct")
+    if request.source is None and record is None and request.base != "mini":
+        raise BadInput("--source: say what the photo shows (only for mini a classifier can tell)")
     adapters = adapter_uses(wanted, for_adapters, request.scale)
     needed = needed_weights(request.base, names)
     reads = [] if request.base != "mini" or request.source or record else ["labeler"]
@@ -98,7 +107,7 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
         raise ConsentRequired(
             f"--require-consent: {request.photo} is of a person; with the person's agreement give --consent"
         )
-    face = _face(request) if _face_needed(request) else None
+    face = _face(request, people) if _face_needed(request) else None
     made_with = {"weights": weights_record([*needed, *reads]), "versions": versions()}
     cast = _cast(request, names, people) if names else None
     if require_consent and request.identity and cast is not None:
@@ -120,6 +129,8 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
         recorded={
             "edited": describe_source(request.photo, request.target),
             "photo_consent": request.consent,
+            "face": request.face,
+            "inversion": describe_source(str(request.inversion), request.target) if record else None,
             "prompt": request.prompt,
             "identity_of_edit": None if cast is None else cast.record(_who(request), request.target),
             "folders": describe_folders([request.base, *names], request.target),
@@ -158,11 +169,9 @@ def _face_needed(request: EditRequest) -> bool:
     )
 
 
-def _face(request: EditRequest) -> Identity:
-    """The face of the photo, for its place."""
-    from idpersona.encoders import read_identity
-
-    found = read_identity([request.photo], "dlib", face=request.face)
+def _face(request: EditRequest, people: People) -> Identity:
+    """The face of the photo, for its place; the registry's encoders look at this very face, too."""
+    found = read_allowed([request.photo], "dlib", people, face=request.face)
     for warning in found.warnings:
         note(warning)
     return found
@@ -192,6 +201,7 @@ def _control(request: EditRequest, method: str, usual: Mapping[str, float]) -> C
     }
     if not METHODS[method].takes_control:
         taking = {**given, "words": request.words, "emphasis": request.emphasis, "grid": request.grid}
+        taking["kind"] = None if request.kind == "refine" else request.kind
         if wrong := [name for name, value in taking.items() if value not in (None, (), {}, False)]:
             raise BadInput(f"{method} takes no attention of the photo: leave out {', '.join(wrong)}")
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from idpersona.cli import arguments
 from idpersona.cli.request import Scaled
 from idpersona.errors import BadInput, OutputError
-from idpersona.images import SAMPLE_PREFIX, check_output
+from idpersona.images import SAMPLE_PREFIX, check_output, photo_sha256
 from idpersona.options import AdapterOption
 
 
@@ -110,6 +110,7 @@ class EditRequest:
                     raise BadInput(f"{option} is for a new inversion, and --inversion gives one")
 
     def _check_files(self) -> None:
+        photo_sha256(self.photo)  # so that a photo that is not there is not told as a folder of the result's
         if self.target.suffix.lower() != ".png":
             raise OutputError(
                 f"pictures are written as PNG: give a name that ends in .png, not {self.target.name!r}"
@@ -128,7 +129,7 @@ class EditRequest:
     def target(self) -> Path:
         """The picture to write: beside the photo where nothing else is said, a sample's in this folder."""
         if self.output is not None:
-            return self.output
+            return self.output.expanduser()
         if self.photo.startswith(SAMPLE_PREFIX):
             return Path(f"{self.photo.removeprefix(SAMPLE_PREFIX)}-edited.png")
         photo = Path(self.photo).expanduser()

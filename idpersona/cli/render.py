@@ -50,9 +50,7 @@ def render(job: Job, paths: Sequence[Path], *, force: bool) -> list[dict[str, An
         "width": width,
         "height": height,
         "device": device,
-        "dtype": {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}[
-            str(pipe.dtype)
-        ],
+        "dtype": dtype_name(pipe),
         "scheduler": type(pipe.scheduler).__name__,
         "safety_checker": checker,
     }
@@ -142,7 +140,12 @@ def _safety_checker(pipe: Any, job: Job) -> bool | None:
     return job.safety_checker
 
 
-def note_cut(pipe: Any, text: str, option: str) -> None:
+def dtype_name(pipe: Any) -> str:
+    """Number type of the weights, as ``--dtype`` takes it."""
+    return {"torch.float32": "fp32", "torch.float16": "fp16", "torch.bfloat16": "bf16"}[str(pipe.dtype)]
+
+
+def note_cut(pipe: Any, text: str, option: str, hint: str = "--weighted takes prompts of any length") -> None:
     """Say what of a prompt does not reach the picture, because the text encoder takes no more."""
     for which in ("", "_2"):
         tokenizer = getattr(pipe, f"tokenizer{which}", None)
@@ -155,7 +158,7 @@ def note_cut(pipe: Any, text: str, option: str) -> None:
             cut = tokenizer.decode(tokens[limit - 1 : -1]).strip()
             note(
                 f"{option} has {len(tokens) - 2} tokens, the base takes {limit - 2}; cut off: '{cut}' "
-                "(--weighted takes prompts of any length)"
+                f"({hint})"
             )
             return
 

@@ -10,7 +10,6 @@ import typer
 from idpersona.eval.command import (
     AsJson,
     Base,
-    Cache,
     Device,
     Force,
     Judges,
@@ -28,6 +27,12 @@ from idpersona.silence import quiet_libraries
 Photos = Annotated[int | None, typer.Option(min=1, help="Number of photos [default: 24].")]
 InversionSteps = Annotated[int | None, typer.Option(min=2, help="Steps.")]
 AtOnce = Annotated[int, typer.Option(min=1, help="Photos that go at once.")]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="fp32|fp16|bf16", help="[default: fp32 on the CPU, else fp16]")
+]
+FaceCache = Annotated[
+    Path, typer.Option("--cache", help="Folder of faces found in photos, which are not sought again.")
+]
 QUICK = {"photos": 2, "steps": 4}
 
 
@@ -48,9 +53,10 @@ def inversion(
     protocol: ProtocolFile = "standard",
     quick: Quick = False,
     output: Output = None,
-    cache: Cache = Path("reports/cache"),
+    cache: FaceCache = Path("reports/cache"),
     batch: AtOnce = 1,
     device: Device = None,
+    dtype: Dtype = None,
     threads: Threads = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -71,7 +77,7 @@ def inversion(
     folder = output_folder(output, "inversion", quick, force)
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
     report = evaluate_inversion(
-        _base(base, device, threads),
+        _base(base, device, dtype, threads),
         plan,
         names,
         **tools,
@@ -80,7 +86,7 @@ def inversion(
         guidance=guidance,
         batch=batch,
         cache=cache,
-        settings={"base": base},
+        settings={"base": base, "device": device or "cpu", "dtype": dtype, "threads": threads},
     )
     finish(report, folder, force, as_json)
 
@@ -92,7 +98,7 @@ def editing(
     ] = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option(help="Adapter beside direct, a row for each [default: none; may be repeated]."),
+        typer.Option(help="Adapter beside the defaults of edit; may be repeated [default: none]."),
     ] = None,
     attribute: Annotated[
         list[str] | None,
@@ -111,14 +117,17 @@ def editing(
     protocol: ProtocolFile = "standard",
     quick: Quick = False,
     output: Output = None,
-    cache: Cache = Path("reports/cache"),
+    cache: FaceCache = Path("reports/cache"),
     batch: AtOnce = 8,
     device: Device = None,
+    dtype: Dtype = None,
     threads: Threads = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Attributes of real faces turned round by words: does it happen, and is it still that person.
+
+    The row edit is what idpersona edit does where nothing is said; the others are guided as published.
 
     Example: idpersona eval editing --method direct --adapter instantid --judge mobilefacenet
     """
@@ -135,13 +144,14 @@ def editing(
     for name in names:
         get_method(name)
     how: dict[str, Any] = {"control": Control(strength=strength), "detail": detail}
-    ways = [Row(name, name, **how) for name in names]
-    ways += [Row(f"direct, {name}", adapter=name, **how) for name in adapter or ()]
+    ways = [Row("edit", against_source=True, **how)] if method is None or adapter else []
+    ways += [Row(f"edit, {name}", adapter=name, against_source=True, **how) for name in adapter or ()]
+    ways += [Row(name, name, **how) for name in names]
     folder = output_folder(output, "editing", quick, force)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
     report = evaluate_editing(
-        _base(base, device, threads),
+        _base(base, device, dtype, threads),
         plan,
         ways,
         judges=judges,
@@ -153,15 +163,15 @@ def editing(
         guidance=guidance,
         batch=batch,
         cache=cache,
-        settings={"base": base},
+        settings={"base": base, "device": device or "cpu", "dtype": dtype, "threads": threads},
     )
     finish(report, folder, force, as_json)
 
 
-def _base(name: str, device: str | None, threads: int | None) -> Any:
+def _base(name: str, device: str | None, dtype: str | None, threads: int | None) -> Any:
     from idpersona.pipelines import load_base
 
     set_threads(threads)
-    pipe: Any = load_base(name, device=device)
+    pipe: Any = load_base(name, device=device, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe

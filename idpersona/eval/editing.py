@@ -5,15 +5,16 @@ those words, and drawn again with one attribute the other way round in them. *Su
 had no part in it says of the edit what was asked for. *Likeness*: cosine of a judge's embeddings of photo
 and edit; an edit in which no face is found has none, and counts 0. *Background*: PSNR to the photo outside
 of an ellipse around the head. The row ``photo`` is the photo itself, unedited, which is a success where the
-two classifiers disagree.
+two classifiers disagree. Rows by the name of an inversion are guided as published, but for the steps that
+``strength`` leaves to the photo.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 
 from idpersona.adapters import load_adapter
 from idpersona.encoders.attributes import AttributeClassifier
-from idpersona.encoders.describe import describe, look, turn
+from idpersona.encoders.describe import WORDS, describe, look, turn
 from idpersona.encoders.masks import head_mask
 from idpersona.errors import BadInput
 from idpersona.eval.features import feature_distance, network_sha256
@@ -33,24 +34,32 @@ from idpersona.eval.progress import track
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
 from idpersona.eval.statistics import bootstrap
-from idpersona.eval.subjects import one_photo_each
+from idpersona.eval.subjects import Photo, one_photo_each
 from idpersona.eval.tables import cell, markdown
 from idpersona.eval.weights import modules_sha256
-from idpersona.pipelines import Control, edit, invert
-from idpersona.pipelines.editing.detail import restore
-from idpersona.pipelines.editing.edit import FREE_NEGATIVE
+from idpersona.pipelines import Control, invert
+from idpersona.pipelines.base import native_size
+from idpersona.pipelines.editing.retouch import retouch
 from idpersona.pipelines.inversion.methods import METHODS
 from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
 
 ATTRIBUTES = ("Smiling", "Eyeglasses", "Wearing_Hat", "Young", "Blond_Hair")
+SAID = (*WORDS, "Young", "Male")
+"""Attributes that change the words for a face."""
 
 
 @dataclass(frozen=True)
 class Sitter:
-    """A photo in the model's framing: its face, what is in it, and the words for it."""
+    """A photo in the model's framing: its face, what is in it, and the words for it.
 
-    name: str
+    Attributes:
+        photo: as it was found.
+        picture, keypoints: framed.
+        attributes: what the ``labeler`` sees, probabilities.
+    """
+
+    photo: Photo
     picture: Image.Image
     keypoints: np.ndarray
     attributes: Mapping[str, float]
@@ -66,16 +75,17 @@ def sitters(
     store: PhotoStore,
     finder: Finder,
     count: int,
+    side: int,
     *,
     cache: Path | None = None,
     quiet: bool = False,
 ) -> tuple[list[Sitter], list[str]]:
-    """``count`` held-out people, one photo each, as the embedded model frames them."""
+    """``count`` held-out people, one photo each, framed as the embedded model's at ``side`` pixels."""
     photos, failures = one_photo_each(protocol, store, finder, count, cache=cache, quiet=quiet)
     found = []
     for photo in photos:
-        picture, keypoints = photo.framed(protocol.size)
-        found.append(Sitter(photo.file, picture, keypoints, look(picture)))
+        picture, keypoints = photo.framed(side)
+        found.append(Sitter(photo, picture, keypoints, look(picture)))
     return found, failures
 
 
@@ -87,7 +97,8 @@ class Row:
         method: an inversion, with its ``options``.
         control: what is taken over of the photo; None for nothing.
         guidance: of the edit; None for the inversion's.
-        against_source: whether guidance leads away from what the photo shows, instead of from nothing.
+        against_source: whether guidance leads away from what the photo shows where the inversion leaves that
+            free; otherwise from nothing, as published.
         detail: whether what the autoencoder lost is given back (:func:`~idpersona.pipelines.editing.detail`).
         adapter, scale: that keeps the person; the identity is read from the photo.
     """
@@ -96,7 +107,7 @@ class Row:
     method: str = "direct"
     control: Control | None = Control()  # noqa: RUF009 - frozen
     guidance: float | None = None
-    against_source: bool = True
+    against_source: bool = False
     detail: bool = True
     options: Mapping[str, Any] | None = None
     adapter: str | None = None
@@ -133,24 +144,27 @@ def evaluate_editing(
     unknown = [name for name in attributes if name not in classifier.labels]
     if unknown or not judges:
         raise BadInput(f"{classifier.name} does not know {', '.join(unknown) or 'a judge'}")
-    people, failures = sitters(protocol, store, finder, photos, cache=cache, quiet=quiet)
+    if silent := [name for name in attributes if name not in SAID]:
+        raise BadInput(f"no words are known for {', '.join(silent)}; known: {', '.join(SAID)}")
+    adapters = {way.adapter: load_adapter(way.adapter, base=pipe) for way in ways if way.adapter}
+    side = min(native_size(pipe))
+    people, failures = sitters(protocol, store, finder, photos, side, cache=cache, quiet=quiet)
     meters = _Meters(people, attributes, judges, classifier, finder)
     values = {"photo": meters.measure([[p.picture] * len(attributes) for p in people])}
     shown: dict[str, list[list[Image.Image]]] = {}
     seconds: dict[str, float] = {}
     for way in ways:
-        try:
-            METHODS[way.method]().refuse(pipe)
-        except BadInput as error:
-            failures.append(f"{way.name}: {error}")
-            continue
-        adapter = None if way.adapter is None else load_adapter(way.adapter, base=pipe)
+        adapter = adapters[way.adapter] if way.adapter else None
         # An adapter keeps one person at a time.
         at_once = 1 if adapter is not None else batch
         chunks = [people[n : n + at_once] for n in range(0, len(people), at_once)]
         started, drawn = time.perf_counter(), []
-        for chunk in track(chunks, way.name, total=len(chunks), quiet=quiet):
-            drawn += _edits(pipe, chunk, way, adapter, attributes, steps, guidance)
+        try:
+            for chunk in track(chunks, way.name, total=len(chunks), quiet=quiet):
+                drawn += _edits(pipe, chunk, way, adapter, attributes, steps, guidance)
+        except BadInput as error:  # a way that this base, or one of the photos, does not take
+            failures.append(f"{way.name}: {error}")
+            continue
         seconds[way.name] = (time.perf_counter() - started) / len(people)
         values[way.name], shown[way.name] = meters.measure(drawn), drawn
     rows: list[dict[str, Any]] = [
@@ -186,7 +200,7 @@ def evaluate_editing(
         rows=rows,
         people=[
             {
-                "photo": person.name,
+                "photo": person.photo.file,
                 "source": describe(person.attributes),
                 **{
                     way: {key: np.round(one[n], 4) for key, one in measured.items()}
@@ -230,25 +244,31 @@ def _edits(
         size=people[0].picture.size,
         **(way.options or {}),
     )
-    against = sources if way.against_source and way.method in FREE_NEGATIVE else None
     drawn: list[list[Image.Image]] = [[] for _ in people]
     with ExitStack() as scopes:
         if adapter is not None:
-            (person,) = people
-            identity = adapter.read([person.picture])
-            scopes.enter_context(adapter.attach(pipe, identity, scale=way.scale))
+            scopes.enter_context(_kept(pipe, people[0], way, adapter))
         for name in attributes:
-            found = edit(
+            finished = retouch(
                 pipe,
                 record,
+                [person.picture for person in people],
                 [describe(turn(person.attributes, name)[0]) for person in people],
                 control=way.control if METHODS[way.method].takes_control else None,
                 guidance=way.guidance,
-                negative=against,
+                negative="" if METHODS[way.method].free_negative and not way.against_source else None,
+                detail=way.detail,
             )
-            for person, mine, back, image in zip(people, drawn, found.sources, found.images, strict=True):
-                mine.append(restore(person.picture, back, image) if way.detail else image)
+            for mine, image in zip(drawn, finished, strict=True):
+                mine.append(image)
     return drawn
+
+
+def _kept(pipe: Any, person: Sitter, way: Row, adapter: Any) -> AbstractContextManager[Any]:
+    """The adapter in ``pipe``: who it is, of the whole photo; the face where it stands in the picture."""
+    identity = adapter.read([person.photo.image])
+    pose = replace(identity, keypoints=person.keypoints, image_size=person.picture.size)
+    return adapter.attach(pipe, identity, scale=way.scale, pose=pose if adapter.holds_pose else None)
 
 
 class _Meters:

@@ -29,7 +29,9 @@ from idpersona.eval.report import Report
 from idpersona.eval.statistics import bootstrap
 from idpersona.eval.tables import cell, markdown
 from idpersona.eval.weights import modules_sha256
-from idpersona.pipelines import edit, invert
+from idpersona.pipelines import invert
+from idpersona.pipelines.base import native_size
+from idpersona.pipelines.editing.edit import reconstruct
 from idpersona.pipelines.inversion.methods import METHODS
 from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
@@ -53,18 +55,18 @@ def evaluate_inversion(
     settings: Mapping[str, Any] | None = None,
 ) -> Report:
     """Bring ``photos`` held-out photos back by each of ``methods``; one that ``pipe`` refuses is named."""
-    people, failures = sitters(protocol, store, finder, photos, cache=cache, quiet=quiet)
+    people, failures = sitters(
+        protocol, store, finder, photos, min(native_size(pipe)), cache=cache, quiet=quiet
+    )
     pictures = [person.picture for person in people]
     ceiling = roundtrip(pipe, pictures)
     back: dict[str, list[Image.Image]] = {CEILING: ceiling}
     cost: dict[str, dict[str, float]] = {}
     for name in methods:
         try:
-            METHODS[name]().refuse(pipe)
-        except BadInput as error:
+            back[name], cost[name] = _brought_back(pipe, people, name, steps, guidance, batch, quiet)
+        except BadInput as error:  # an inversion that this base does not take
             failures.append(f"{name}: {error}")
-            continue
-        back[name], cost[name] = _brought_back(pipe, people, name, steps, guidance, batch, quiet)
     values = {
         name: {
             "psnr": [psnr(a, b) for a, b in zip(pictures, one, strict=True)],
@@ -105,7 +107,7 @@ def evaluate_inversion(
         rows=rows,
         people=[
             {
-                "photo": person.name,
+                "photo": person.photo.file,
                 "source": describe(person.attributes),
                 **{
                     name: {key: round(numbers[n], 5) for key, numbers in measured.items()}
@@ -143,7 +145,7 @@ def _brought_back(
         )
         seconds += time.perf_counter() - started
         passes += record.passes * len(chunk)
-        back += edit(pipe, record, sources, control=None).sources
+        back += reconstruct(pipe, record)
     return back, {"passes": passes / len(people), "seconds": seconds / len(people)}
 
 

@@ -3,7 +3,7 @@
 Each photo is inverted and edited with Prompt-to-Prompt as the published runs were: refine, cross-attention
 for 40 % of the steps, self-attention for 60 %, local blend and twice the attention for the annotated word.
 They were made with Stable Diffusion 1.4 at a guidance of 7.5 in 50 steps, and seeded with 1234; nothing is
-drawn at random here, so there is no seed.
+drawn at random here (but for ``ledits``, whose seed is an option of its own), so there is no other seed.
 
 What else the published figures rest on is done here, too, so that they can be compared: edits were saved as
 JPEG before they were measured (of quality 75, which alone is an MSE of 1 to 4 ×10⁻⁴ and limits PSNR to some
@@ -74,6 +74,7 @@ class Editor:
         options: Mapping[str, Any] | None = None,
     ):
         check_settings(method, guidance, options)
+        get_method(method, **(options or {})).refuse(pipe)
         self.pipe, self.pictures = pipe, pictures
         self.settings: dict[str, Any] = {"method": method, "steps": steps, "guidance": guidance}
         self.options = dict(options or {})
@@ -148,8 +149,8 @@ def evaluate_pie_bench(
 ) -> Report:
     """Make ``edits`` (of :func:`~idpersona.eval.pie_folder.read_edits`) one by one, and measure them.
 
-    Rows: all edits, and those of each type. Edits that a safety checker has blackened are left out, and
-    listed.
+    Rows: all edits, and those of each type. Edits that cannot be made, or that the base's safety checker
+    blocks, are left out and listed.
     """
     values: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -157,9 +158,10 @@ def evaluate_pie_bench(
     for item in track(edits, "editing", total=len(edits), quiet=quiet):
         _, lost = editor.control(item)
         failures += [lost] if lost else []
-        drawn = editor(item)
-        if drawn.getbbox() is None:
-            failures.append(f"{item.name}: the edit is black, the base's safety checker refused it")
+        try:
+            drawn = editor(item)
+        except BadInput as error:
+            failures.append(f"{item.name}: {error}")
             continue
         photo, picture = (fit_photo(one, (SIDE, SIDE)) for one in (item.photo, drawn))
         picture = picture if lossless else through_jpeg(picture)

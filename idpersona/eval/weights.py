@@ -52,7 +52,8 @@ def code_sha256() -> str:
     versions."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    files = [root / "keypoints.py", root / "identity.py", root / "eval" / "generation.py"]
+    names = ("keypoints.py", "identity.py", "images.py", "pixels.py", "eval/generation.py")
+    files = [root / name for name in names]
     for room in ("adapters", "attention", "pipelines", "seams"):
         files += sorted((root / room).rglob("*.py"))
     for file in files:

@@ -122,13 +122,7 @@ def draw_concepts(
         BadInput: two prompts have all words in common, the pipeline is none for ledits, or an adapter is
             attached.
     """
-    method = Ledits(**(record.options or {}))
-    method.refuse(pipe)
-    if is_changed(pipe):
-        raise BadInput(
-            "ledits draws with attention and prompts of its own, in which attached adapters and weighted "
-            "prompts have no part: leave their scope, or invert with direct"
-        )
+    method = _method(pipe, record)
     wanted = [concepts(*pair) for pair in zip(record.prompts, prompts, strict=True)]
     images: list[Any] = []
     blocked: list[bool] = []
@@ -148,10 +142,31 @@ def draw_concepts(
             )
             images.append(drawn.images)
             blocked += drawn.nsfw_content_detected or [False]
+    return _joined(images), draw_back(pipe, record, output_type), blocked
+
+
+def draw_back(pipe: Any, record: Inversion, output_type: str = "pil") -> Any:
+    """The photos of a ``ledits`` record as they are, in one batch of one row for each.
+
+    Raises:
+        BadInput: as :func:`draw_concepts`.
+    """
+    method = _method(pipe, record)
+    with ledits_scope(pipe, record.scheduler, record.size) as ledits:
         method.resume(ledits, record, slice(None))
         ledits.set_progress_bar_config(disable=True)
-        sources = ledits(use_intersect_mask=False, output_type=output_type).images
-    return _joined(images), sources, blocked
+        return ledits(use_intersect_mask=False, output_type=output_type).images
+
+
+def _method(pipe: Any, record: Inversion) -> Ledits:
+    method = Ledits(**(record.options or {}))
+    method.refuse(pipe)
+    if is_changed(pipe):
+        raise BadInput(
+            "ledits draws with attention and prompts of its own, in which attached adapters and weighted "
+            "prompts have no part: leave their scope, or invert with direct"
+        )
+    return method
 
 
 def _stepped(pivots: Tensor, region: Tensor | None, on_step: Callable[..., Any] | None) -> Callable[..., Any]:

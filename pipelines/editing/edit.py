@@ -14,22 +14,22 @@ from torch import Tensor
 
 from idpersona.errors import BadInput
 from idpersona.pipelines.base import require_text_to_image
-from idpersona.pipelines.editing.concepts import draw_concepts
+from idpersona.pipelines.editing.concepts import draw_back, draw_concepts
 from idpersona.pipelines.editing.control import AttentionControl, control_scope
 from idpersona.pipelines.editing.region import latent_region
 from idpersona.pipelines.editing.spec import Control
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.method import Method
-from idpersona.pipelines.inversion.methods import METHODS, get_method
+from idpersona.pipelines.inversion.methods import METHODS, method_of
 from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
 from idpersona.seams.call import Call
 from idpersona.seams.latent import Steering, Told, latent_scope
 
 USUAL = Control()
-FREE_NEGATIVE = ("direct", "ddim", "renoise")
-"""Inversions in which nothing rests on the negative prompt."""
-FREE_GUIDANCE = (*FREE_NEGATIVE, "negative-prompt", "proximal", "ledits")
-"""Inversions that were found without guidance, and may be edited with any."""
+
+
+class PictureBlocked(BadInput):
+    """The base's safety checker blocked an edited picture."""
 
 
 @dataclass(frozen=True)
@@ -102,24 +102,25 @@ def edit(
 
     Raises:
         InversionError: the record is of another model.
+        PictureBlocked: the base's safety checker blocked a picture.
         BadInput: not one prompt for each photo, words that are not in them, another guidance than an
-            inversion rests on, a region of another size, the base's safety checker blocked a picture, or of
-            ``ledits``: a control, an attached adapter, or prompts that say the same as the photos'.
+            inversion rests on, a region of another size, or of ``ledits``: a control, an attached adapter, or
+            prompts that say the same as the photos'.
     """
     require_text_to_image(pipe)
     record.check(model=model_fingerprint(pipe))
     texts = _for_each(prompts, record, "prompts")
     against = None if negative is None else _for_each(negative, record, "negative prompts")
-    if negative is not None and record.method not in FREE_NEGATIVE:
+    method = method_of(record)
+    if negative is not None and not method.free_negative:
         raise BadInput(
             f"{record.method} has its own negative prompt: leave negative out, or invert with direct"
         )
-    if guidance is not None and guidance != record.guidance and record.method not in FREE_GUIDANCE:
+    if guidance is not None and guidance != record.guidance and not method.free_guidance:
         raise BadInput(
             f"this {record.method} inversion was made for a guidance of {record.guidance:g}, not "
             f"{guidance:g}: leave guidance out, or invert anew"
         )
-    method = get_method(record.method, **(record.options or {}))
     if not method.takes_control and control not in (None, USUAL):
         takers = ", ".join(name for name, kind in METHODS.items() if kind.takes_control)
         raise BadInput(f"{record.method} takes no control: leave it out, or invert with one of {takers}")
@@ -136,8 +137,20 @@ def edit(
         )
     # The checker makes a picture black, which nobody could tell from a failed edit.
     if any(blocked):
-        raise BadInput("the base's safety checker blocked the edited picture")
+        raise PictureBlocked("the base's safety checker blocked the edited picture")
     return Edited(images=images, sources=sources)
+
+
+def reconstruct(pipe: Any, record: Inversion) -> list[Image.Image]:
+    """The photos of a record, as drawing brings them back.
+
+    Raises:
+        As :func:`edit`.
+    """
+    if method_of(record).takes_control:
+        return edit(pipe, record, record.prompts, control=None).sources
+    record.check(model=model_fingerprint(pipe))
+    return draw_back(pipe, record.to(pipe._execution_device))
 
 
 def _for_each(texts: str | Sequence[str], record: Inversion, what: str) -> list[str]:

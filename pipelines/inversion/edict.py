@@ -17,7 +17,7 @@ from torch import Tensor
 
 from idpersona.errors import BadInput
 from idpersona.pipelines.inversion.method import Method, Task
-from idpersona.pipelines.inversion.record import Inversion
+from idpersona.pipelines.inversion.record import Inversion, InversionError
 from idpersona.pipelines.inversion.schedule import ddim, levels, split
 from idpersona.pipelines.inversion.steering import Plain
 from idpersona.seams.latent import Steering, Told
@@ -103,6 +103,7 @@ class Edict(Method):
     mixing: float = 0.93
     name: ClassVar[str] = "edict"
     paper: ClassVar[str] = "arXiv:2211.12446"
+    calls: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not 0.5 < self.mixing <= 1:
@@ -111,7 +112,17 @@ class Edict(Method):
     def refuse(self, pipe: Any) -> None:
         if pipe.unet.dtype in (torch.float16, torch.bfloat16):
             raise BadInput(
-                "edict undoes steps exactly, which half precision cannot: load the base in float32"
+                "edict undoes steps exactly, which half precision cannot: load the base in float32 "
+                "(--dtype fp32)"
+            )
+        if pipe.device.type == "mps":
+            raise BadInput("edict computes in float64, which this device cannot: give --device cpu")
+
+    def check(self, record: Inversion) -> None:
+        if record.latents.shape[1] != 2 * record.photos:
+            raise InversionError(
+                f"an inversion by edict has two latents for each photo, not {record.latents.shape[1]} for "
+                f"{record.photos}"
             )
 
     @torch.no_grad()

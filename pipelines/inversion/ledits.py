@@ -80,6 +80,7 @@ class Ledits(Method):
     name: ClassVar[str] = "ledits"
     paper: ClassVar[str] = "arXiv:2311.16711"
     guidance: ClassVar[float] = 5.0
+    free_guidance: ClassVar[bool] = True
     takes_control: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -91,6 +92,11 @@ class Ledits(Method):
             raise BadInput(
                 f"ledits takes warmup and zero_noise of at least 0, got {self.warmup} and {self.zero_noise}"
             )
+
+    def check(self, record: Inversion) -> None:
+        super().check(record)
+        if record.noises is None:
+            raise InversionError("an inversion by ledits holds the noise of every step, and this has none")
 
     def refuse(self, pipe: Any) -> None:
         lacking = [name for name in _PARTS if getattr(pipe, name, None) is None]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.photos import canvas_of
-from idpersona.pipelines.inversion.record import Inversion
+from idpersona.pipelines.inversion.record import Inversion, InversionError
 from idpersona.pipelines.inversion.schedule import ddim
 from idpersona.pipelines.inversion.steering import Plain
 from idpersona.seams.latent import Steering, Told
@@ -50,6 +50,9 @@ class Method(ABC):
     Attributes:
         turns: how often the method goes through all steps.
         guidance: scale that its photos are usually edited with.
+        calls: how often a pipeline calls back in each step of the way back.
+        free_negative: nothing rests on the negative prompt.
+        free_guidance: it was found without guidance, and may be edited with any.
         takes_control: an edit is drawn beside its photo, whose attention it may take over. Otherwise it is
             drawn by concepts (:mod:`idpersona.pipelines.editing.concepts`), and only :meth:`invert` counts.
     """
@@ -58,10 +61,21 @@ class Method(ABC):
     paper: ClassVar[str]
     turns: ClassVar[int] = 1
     guidance: ClassVar[float] = 7.5
+    calls: ClassVar[int] = 1
+    free_negative: ClassVar[bool] = False
+    free_guidance: ClassVar[bool] = False
     takes_control: ClassVar[bool] = True
 
     def refuse(self, pipe: Any) -> None:  # noqa: B027 - most have nothing to refuse
         """Raise BadInput where this method cannot work on ``pipe``."""
+
+    def check(self, record: Inversion) -> None:
+        """Raise InversionError where a record is not what this method makes."""
+        if record.latents.shape[1] != record.photos:
+            raise InversionError(
+                f"an inversion by {self.name} has latents for {record.photos} photos, not "
+                f"{record.latents.shape[1]}"
+            )
 
     def canvas(self, pipe: Any, size: tuple[int, int] | None) -> tuple[int, int]:
         """Width and height that photos get, as :func:`~idpersona.pipelines.inversion.photos.canvas_of`."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from idpersona.errors import BadInput, UnknownName
+from idpersona.errors import BadInput, UnknownName, first_line
 from idpersona.images import Photo
 from idpersona.pipelines.base import is_changed, require_text_to_image
 from idpersona.pipelines.inversion.denoiser import Denoiser
@@ -15,7 +16,7 @@ from idpersona.pipelines.inversion.ledits import Ledits
 from idpersona.pipelines.inversion.method import Method, Task
 from idpersona.pipelines.inversion.null_text import NullText
 from idpersona.pipelines.inversion.photos import encode_photos, fit_photo
-from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
+from idpersona.pipelines.inversion.record import Inversion, InversionError, model_fingerprint
 from idpersona.pipelines.inversion.renoise import ReNoise
 from idpersona.pipelines.inversion.schedule import ddim
 from idpersona.pipelines.inversion.simple import Ddim, Direct, NegativePrompt, ProximalPrompt
@@ -39,7 +40,44 @@ def get_method(name: str, **options: Any) -> Method:
     for option in options:
         if option not in known:
             raise BadInput(f"{name} knows no option {option}; it has {', '.join(known) or 'none'}")
-    return METHODS[name](**options)
+    kinds = get_type_hints(METHODS[name])
+    return METHODS[name](**{o: _taken(f"{name}.{o}", kinds[o], value) for o, value in options.items()})
+
+
+def _taken(option: str, kind: Any, value: Any) -> Any:
+    """``value`` as an option's type; whole numbers may come as floats, as the command line reads them."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if value is None and NoneType in kinds:
+        return None
+    if isinstance(value, bool):
+        if bool in kinds:
+            return value
+    elif isinstance(value, (int, float)):
+        if float in kinds:
+            return float(value)
+        if int in kinds and float(value).is_integer():
+            return int(value)
+    choices = [choice for each in kinds if get_origin(each) is Literal for choice in get_args(each)]
+    if value in choices:
+        return value
+    words = {bool: "true or false", int: "a whole number", float: "a number"}
+    wanted = [words[each] for each in kinds if each in words] + [repr(choice) for choice in choices]
+    raise BadInput(f"{option} takes {' or '.join(wanted)}, got {value!r}")
+
+
+def method_of(record: Inversion) -> Method:
+    """The method that a record was made by.
+
+    Raises:
+        InversionError: there is none that would have made it: the file was changed, or is of a newer version.
+    """
+    try:
+        method = get_method(record.method, **(record.options or {}))
+        ddim(record.scheduler, record.steps)
+    except Exception as error:  # diffusers raises many things for a configuration that makes no sense
+        raise InversionError(f"this inversion cannot be used: {first_line(error)}") from error
+    method.check(record)
+    return method
 
 
 def invert(

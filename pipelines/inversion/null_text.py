@@ -18,7 +18,7 @@ from torch import Tensor
 from idpersona.errors import BadInput
 from idpersona.pipelines.inversion.ddim import pivots
 from idpersona.pipelines.inversion.method import Method, Task
-from idpersona.pipelines.inversion.record import Inversion
+from idpersona.pipelines.inversion.record import Inversion, InversionError
 from idpersona.pipelines.inversion.steering import Optimised
 from idpersona.seams.latent import Steering, Told
 
@@ -51,7 +51,15 @@ class NullText(Method):
 
     def refuse(self, pipe: Any) -> None:
         if pipe.unet.dtype is torch.float16:
-            raise BadInput("null-text cannot be optimised in float16: load the base in float32 or bfloat16")
+            raise BadInput(
+                "null-text cannot be optimised in float16: load the base in float32 or bfloat16 "
+                "(--dtype fp32)"
+            )
+
+    def check(self, record: Inversion) -> None:
+        super().check(record)
+        if record.unconditional is None:
+            raise InversionError("an inversion by null-text holds embeddings, and this has none")
 
     @torch.no_grad()
     def invert(self, task: Task) -> Mapping[str, Tensor]:

@@ -8,6 +8,7 @@ object with the other fields. It shows the photo to anyone who has the model.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -73,6 +74,8 @@ class Inversion:
             raise InversionError(
                 f"noises {list(self.noises.shape[1:])} do not fit latents {list(self.latents.shape[1:])}"
             )
+        if not all(prompt.isprintable() for prompt in self.prompts) or not math.isfinite(self.guidance):
+            raise InversionError("its prompts hold control characters, or its guidance is no number")
         for name in _TENSORS:
             value = getattr(self, name)
             if value is not None and not bool(torch.isfinite(value).all()):
@@ -108,7 +111,10 @@ class Inversion:
             InversionError: saying what differs and what to do.
         """
         if model not in (None, self.model):
-            raise InversionError("this inversion was made with another base model: invert the photo anew")
+            raise InversionError(
+                "this inversion was made with another base model, or with its weights in another number "
+                "format: invert the photo anew"
+            )
         if prompts is not None and prompts != self.prompts:
             raise InversionError(
                 f"this inversion was made with the prompt '{', '.join(self.prompts)}', not "

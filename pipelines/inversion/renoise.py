@@ -41,6 +41,8 @@ class ReNoise(Method):
     seed: int = 0
     name: ClassVar[str] = "renoise"
     paper: ClassVar[str] = "arXiv:2403.14602"
+    free_negative: ClassVar[bool] = True
+    free_guidance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.renoise < 0 or self.rounds < 0 or not 1 <= self.average <= self.renoise + 1:

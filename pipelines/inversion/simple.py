@@ -22,6 +22,8 @@ class Ddim(Method):
 
     name: ClassVar[str] = "ddim"
     paper: ClassVar[str] = "arXiv:2010.02502"
+    free_negative: ClassVar[bool] = True
+    free_guidance: ClassVar[bool] = True
 
     def invert(self, task: Task) -> Mapping[str, Tensor]:
         return {"latents": pivots(task)}
@@ -47,6 +49,7 @@ class NegativePrompt(Ddim):
 
     name: ClassVar[str] = "negative-prompt"
     paper: ClassVar[str] = "arXiv:2305.16807"
+    free_negative: ClassVar[bool] = False
 
     def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         return Negative(source())
@@ -60,6 +63,7 @@ class ProximalPrompt(Ddim):
     kind: Literal["l0", "l1"] = "l0"
     name: ClassVar[str] = "proximal"
     paper: ClassVar[str] = "arXiv:2306.05414"
+    free_negative: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.quantile < 1 or self.kind not in ("l0", "l1"):

@@ -74,7 +74,8 @@ def test_a_picture_that_was_edited_is_none_that_generate_repeats(edit, run, tmp_
 
 def test_an_inversion_is_made_once(edit, run, tmp_path, tiny, photo):
     record = tmp_path / "photo.safetensors"
-    edit("--method", "null-text", "-o", tmp_path / "a.png", "--save-inversion", record).done()
+    made = ("--method", "null-text", "--set", "null-text.inner=2")
+    edit(*made, "-o", tmp_path / "a.png", "--save-inversion", record).done()
     again = ("edit", photo, "--prompt", WORDS[3], "--base", tiny / "base", "--inversion", record)
     out = run(*again, "-o", tmp_path / "b.png", "--json").done()
     assert json.loads(out.out)[0]["method"] == "null-text"
@@ -145,7 +146,7 @@ def test_mini_says_what_it_sees_and_frames_the_face(run, tmp_path):
     prompt = "a photo of a smiling woman with brown hair and eyeglasses"
     out = run("edit", "sample:astronaut", "--prompt", prompt, "--steps", 2, "-o", tmp_path / "a.png").done()
     assert "--source, from what the attribute classifier sees: 'a photo of a" in out.err
-    assert "framed faces, at 128x128" in out.err
+    assert "as large as mini was trained on, at 128x128" in out.err
     assert "woman" in read_settings(tmp_path / "a.png")["source"]
     assert Image.open(tmp_path / "a.png").size == (128, 128)
 
@@ -185,13 +186,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(edit, run, tmp_path, tiny, pho
         (("--emphasis", "hat=2"), "does not hold 'hat'"),
         (("--kind", "replace"), "use refine"),
         (("--method", "null-text", "--dtype", "fp16"), "float16"),
-        (("--method", "null-text", "--negative", "blurry"), "its own negative prompt"),
-        (("--method", "ledits", "--strength", "0.5"), "leave out strength"),
     ],
 )
 def test_refused_when_the_base_is_known(edit, tmp_path, words, said):
     out = edit(*words, "-o", tmp_path / "x.png")
     late(out, said)
+    assert "inverting" not in out.err
     assert not list(tmp_path.glob("x*")) and not list(tmp_path.glob(".idpersona*"))
 
 
@@ -211,15 +211,48 @@ def test_people_who_may_not_be_used_are_not_edited(run, edit, tmp_path):
     assert out.status == 2 and "someone" in out.err and not (tmp_path / "x.png").exists()
 
 
-def test_an_interrupted_edit_leaves_nothing(tiny, photo, tmp_path, monkeypatch, capsys):
-    from idpersona.pipelines.editing import edit as editing
+def test_words_before_the_photo_do_not_swallow_it(run, tiny, photo, tmp_path):
+    words = ("--words", "woman", photo, *WORDS, "--base", tiny / "base", "--steps", 2)
+    run("edit", *words, "-o", tmp_path / "a.png").done()
 
-    def stop(*_: object, **__: object) -> None:
+
+def test_progress_of_edict_ends_with_the_work(edit, tmp_path):
+    err = edit("--method", "edict", "-o", tmp_path / "a.png").done().err
+    assert "editing: 9/9" in err and "10/" not in err
+
+
+def test_a_face_outside_of_the_middle_is_refused(run, tiny, tmp_path):
+    wide = Image.new("RGB", (1400, 300), "grey")
+    wide.paste(open_photo("sample:astronaut").crop((60, 0, 420, 300)), (0, 0))
+    wide.save(tmp_path / "wide.png")
+    words = ("edit", tmp_path / "wide.png", *WORDS, "--base", tiny / "base", "--steps", 2)
+    late(run(*words, "--keep-background"), "the face is not in the middle")
+    run(*words).done()
+
+
+@pytest.mark.parametrize("when", ["saving", "writing"])
+def test_an_interrupted_edit_leaves_nothing(tiny, photo, tmp_path, monkeypatch, capsys, when):
+    """When the inversion, or the last of the pictures, is being written."""
+    from idpersona.cli import edit_render
+    from idpersona.pipelines import Inversion
+
+    written = edit_render.write_png
+
+    def stop(*words: object, **options: object) -> None:
+        if not stopped:
+            stopped.append(1)
+            written(*words, **options)
+            return
         raise KeyboardInterrupt
 
+    stopped: list[int] = []
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr(editing, "latent_scope", stop)
+    if when == "saving":
+        monkeypatch.setattr(Inversion, "save", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    else:
+        monkeypatch.setattr(edit_render, "write_png", stop)
     words = ["edit", str(photo), *WORDS, "--base", str(tiny / "base"), "--steps", "2", "--grid"]
     assert main([*words, "--save-inversion", str(tmp_path / "i.safetensors")]) == 130
     assert "interrupted" in capsys.readouterr().err
+    assert bool(stopped) == (when == "writing")
     assert set(tmp_path.iterdir()) == before

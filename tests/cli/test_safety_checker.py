@@ -6,28 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from idpersona.provenance import read_settings
-
-
-def checker(threshold: float) -> dict:
-    """A safety checker that fires where a picture's cosine to any concept exceeds ``threshold``."""
-    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig, CLIPImageProcessor
-
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision = {**sizes, "image_size": 32, "patch_size": 16, "projection_dim": 16}
-    torch.manual_seed(0)
-    module = StableDiffusionSafetyChecker(
-        CLIPConfig(vision_config=vision, text_config=sizes, projection_dim=16)
-    )
-    for name in ("concept_embeds", "special_care_embeds"):
-        torch.nn.init.normal_(getattr(module, name))
-    torch.nn.init.constant_(module.concept_embeds_weights, threshold)
-    torch.nn.init.constant_(module.special_care_embeds_weights, 2.0)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    return {"safety_checker": module, "feature_extractor": pictures}
 
 
 @pytest.fixture(scope="module", params=[("always", -2.0), ("never", 2.0)], ids=lambda p: p[0])
@@ -36,10 +16,13 @@ def guarded(request, tmp_path_factory) -> tuple[str, Path]:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     from idpersona.testing import tiny_components
+    from idpersona.testing.checker import tiny_safety_checker
 
     name, threshold = request.param
     folder = tmp_path_factory.mktemp(name)
-    StableDiffusionPipeline(**{**tiny_components("sd15"), **checker(threshold)}).save_pretrained(folder)
+    StableDiffusionPipeline(**{**tiny_components("sd15"), **tiny_safety_checker(threshold)}).save_pretrained(
+        folder
+    )
     return name, folder
 
 

@@ -68,11 +68,23 @@ def frame_pixels(
     the photo's border repeats its edge pixels.
     """
     matrix = frame_matrix(keypoints, size, **framing)
+    pixels, whole = _smoothed(pixels, matrix)
     framed = cv2.warpAffine(
-        pixels, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+        pixels, whole, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
     points = np.asarray(keypoints, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
     return framed, (flip_points(points) if framing.get("flip") else points).astype(np.float32)
+
+
+def _smoothed(pixels: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, and matrix from them, of which warping leaves none out: a large photo is shrunk first."""
+    factor = int(1 / np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if factor < 2:
+        return pixels, matrix
+    small = np.asarray(Image.fromarray(pixels).reduce(factor))
+    # Pixel n of the small photo is the mean of those from n * factor on.
+    up = np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2], [0, 0, 1]])
+    return small, matrix @ up
 
 
 def frame(
