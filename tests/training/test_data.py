@@ -116,3 +116,22 @@ def test_halves_of_people_are_disjoint_and_complete():
     people = np.array([f"p{i}" for i in range(200)])
     first, second = half_of_people(people, 0), half_of_people(people, 1)
     assert (first ^ second).all() and 60 < first.sum() < 140
+
+
+def test_large_photos_are_framed_without_aliasing() -> None:
+    """Grain of a large photo is averaged, not sampled: the picture is that of the photo shrunk first."""
+    from skimage.data import astronaut
+
+    face, points = (
+        Image.fromarray(astronaut()),
+        np.array([[195, 112], [240, 112], [217, 140], [200, 160], [236, 160]]),
+    )
+    plain, _ = frame(face, points)
+    large = np.asarray(face.resize((512 * 8, 512 * 8), Image.Resampling.BICUBIC)).astype(np.float32)
+    grain = np.random.default_rng(0).normal(0, 15, large.shape)
+    grainy = Image.fromarray((large + grain).clip(0, 255).astype(np.uint8))
+    framed, moved = frame(grainy, (points + 0.5) * 8 - 0.5)
+    error = np.asarray(framed).astype(float) - np.asarray(plain)
+    assert np.sqrt((error**2).mean()) < 4
+    # The points go along: as in the small photo.
+    assert np.allclose(moved, frame(face, points)[1], atol=0.05)
