@@ -1,5 +1,5 @@
 """diffusers-compatible pipelines: ``load_base``, the InstantID drop-ins, ``weighted_prompts``, and editing of
-real photos: ``invert`` and ``edit``.
+real photos: ``invert``, and ``edit`` or ``retouch``, which gives back what need not change.
 
 Everything is imported on first use, so that ``import idpersona.pipelines`` loads neither torch nor diffusers.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from idpersona.keypoints import draw_kps
     from idpersona.pipelines.base import load_base
     from idpersona.pipelines.editing.edit import Edited, edit
+    from idpersona.pipelines.editing.retouch import retouch
     from idpersona.pipelines.editing.spec import Control
     from idpersona.pipelines.instantid_sd15 import StableDiffusionInstantIDPipeline
     from idpersona.pipelines.instantid_sdxl import StableDiffusionXLInstantIDPipeline
@@ -32,6 +33,7 @@ _WHERE = {
     "edit": "idpersona.pipelines.editing.edit",
     "invert": "idpersona.pipelines.inversion.methods",
     "load_base": "idpersona.pipelines.base",
+    "retouch": "idpersona.pipelines.editing.retouch",
     "weighted_prompts": "idpersona.pipelines.weighted",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "edit",
     "invert",
     "load_base",
+    "retouch",
     "weighted_prompts",
 ]
 

@@ -109,8 +109,10 @@ def test_a_photo_is_finished_as_a_user_wants_it(pipe: Any, record: Inversion) ->
     same = edit(pipe, record, "a dog", negative="a cat").images[0]
     other = retouch(pipe, record, [PHOTO], "a dog", detail=False, negative="")[0]
     assert np.array_equal(plain, same) and not np.array_equal(plain, other)
-    (held,) = retouch(pipe, record, [PHOTO], "a dog", control=Control(strength=0.0))
+    (held,) = retouch(pipe, record, PHOTO, "a dog", control=Control(strength=0.0))
     assert np.array_equal(held, PHOTO)
+    with pytest.raises(BadInput, match="2 photos for an inversion of 1"):
+        retouch(pipe, record, [PHOTO, PHOTO], "a dog")
 
 
 def test_records_that_no_method_makes_are_refused(pipe: Any, record: Inversion) -> None:

@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from idpersona.errors import BadInput
+from idpersona.images import Photo
 from idpersona.pipelines.editing.detail import restore
 from idpersona.pipelines.editing.edit import USUAL, edit
 from idpersona.pipelines.editing.region import paste
 from idpersona.pipelines.editing.spec import Control
 from idpersona.pipelines.inversion.methods import method_of
+from idpersona.pipelines.inversion.photos import fit_photo
 from idpersona.pipelines.inversion.record import Inversion
 
 
 def retouch(
     pipe: Any,
     record: Inversion,
-    photos: Sequence[Image.Image],
+    photos: Photo | Sequence[Photo],
     prompts: str | Sequence[str],
     *,
     control: Control | None = USUAL,
@@ -33,15 +36,22 @@ def retouch(
 
     Args:
         pipe, record, prompts, control, guidance, on_step: as of ``edit``.
-        photos: RGB, those that were inverted, of the record's size in pixels.
+        photos: those that were inverted; the middle of each at the record's size, as in ``invert``.
         negative: as of ``edit``; None for what the photos show where the inversion leaves that free, so that
             guidance pushes only what differs. An empty text is what is published.
         region: as of ``edit``; outside of it the edit is the photo, pixel for pixel.
         detail: give back what the autoencoder lost where the edit changes nothing.
 
     Raises:
-        As ``edit``; BadInput for photos of another size.
+        As ``edit``; PhotoError for a photo that cannot be read, BadInput for another number of them.
     """
+    many: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
+    if len(many) != record.photos:
+        raise BadInput(
+            f"{len(many)} photos for an inversion of {record.photos}: give those that were inverted"
+        )
+    height, width = (side * pipe.vae_scale_factor for side in record.size)
+    pictures = [fit_photo(photo, (width, height)) for photo in many]
     if negative is None and method_of(record).free_negative:
         negative = record.prompts
     found = edit(
@@ -55,7 +65,7 @@ def retouch(
         on_step=on_step,
     )
     finished = []
-    for photo, source, image in zip(photos, found.sources, found.images, strict=True):
+    for photo, source, image in zip(pictures, found.sources, found.images, strict=True):
         whole = restore(photo, source, image) if detail else image
         finished.append(whole if region is None else paste(photo, whole, region))
     return finished
