@@ -249,3 +249,17 @@ def test_words_are_those_that_mini_was_trained_with() -> None:
         for male in (0.0, 1.0):
             text = describe({name: 1.0, "Male": male})
             assert set(text.replace(",", "").split()) <= said, text
+
+
+@pytest.mark.parametrize("method", ["direct", "null-text", "proximal", "renoise"])
+def test_a_base_in_half_precision(method: str) -> None:
+    """Records stay in float32; masks, weights and regions follow the base."""
+    pipe: Any = StableDiffusionPipeline(**tiny_components("sd15")).to(torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    record = invert(pipe, PHOTO, "a cat", method=method, steps=2, size=(SIDE, SIDE))
+    assert record.latents.dtype == torch.float32
+    region = np.full((SIDE, SIDE), 0.5, np.float32)
+    control = Control(reweight={"dog": 2.0}, blend=("cat", "dog"), threshold=0.1, blend_from=0.0)
+    (image,) = retouch(pipe, record, PHOTO, "a dog", control=control, region=region)
+    found = np.asarray(image)
+    assert found.shape == (SIDE, SIDE, 3) and found.std() > 1

@@ -18,7 +18,9 @@ def pie_bench(
     method: Annotated[str, typer.Option(help="Inversion, as direct, null-text or ddim.")] = "direct",
     base: Base = "sd15",
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps up and down.")] = 50,
-    guidance: Annotated[float, typer.Option(min=0, help="Guidance of the edit.")] = 7.5,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="Guidance of the edit [default: 7.5, of ledits 5].")
+    ] = None,
     types: Annotated[
         str | None, typer.Option(metavar="0,1,…", help="Types of edits, 0 to 9 [default: all].")
     ] = None,

@@ -57,7 +57,7 @@ class Editor:
         pictures: folder of PNG files, named by everything that determines them.
         method: name of the inversion; ``options`` are its own.
         steps: of DDIM, up and down.
-        guidance: scale of the edit.
+        guidance: scale of the edit; None for the method's usual one.
 
     Raises:
         UnknownName, BadInput: as :func:`check_settings`.
@@ -70,13 +70,14 @@ class Editor:
         *,
         method: str = "direct",
         steps: int = 50,
-        guidance: float = 7.5,
+        guidance: float | None = None,
         options: Mapping[str, Any] | None = None,
     ):
         check_settings(method, guidance, options)
         get_method(method, **(options or {})).refuse(pipe)
         self.pipe, self.pictures = pipe, pictures
-        self.settings: dict[str, Any] = {"method": method, "steps": steps, "guidance": guidance}
+        scale = METHODS[method].guidance if guidance is None else guidance
+        self.settings: dict[str, Any] = {"method": method, "steps": steps, "guidance": scale}
         self.options = dict(options or {})
         modules = {n: m for n, m in pipe.components.items() if isinstance(m, torch.nn.Module)}
         self.base_sha256 = modules_sha256(modules)
@@ -131,10 +132,10 @@ class Editor:
         return self.pictures / f"{re.sub(r'[^0-9A-Za-z]+', '_', item.name)[:40]}-{key[:20]}.png"
 
 
-def check_settings(method: str, guidance: float, options: Mapping[str, Any] | None = None) -> None:
+def check_settings(method: str, guidance: float | None, options: Mapping[str, Any] | None = None) -> None:
     """Raise UnknownName or BadInput for what :class:`Editor` does not take, before anything is loaded."""
     get_method(method, **(options or {}))
-    if not (math.isfinite(guidance) and guidance >= 0):
+    if guidance is not None and not (math.isfinite(guidance) and guidance >= 0):
         raise BadInput(f"guidance must be a number of at least 0, got {guidance}")
 
 
