@@ -9,7 +9,9 @@
 * ``pictures/infinite-id.png``, ``wplus.png``, ``anymaker.png``: the same by the other methods;
 * ``pictures/decor.png``: prompts with a LoRA that leaks, and with DECOR beside it;
 * ``pictures/pairs.png``: two people in one picture;
-* ``pictures/sliders.png``: synthetic people moved along the W+ adapter's directions.
+* ``pictures/sliders.png``: synthetic people moved along the W+ adapter's directions;
+* ``pictures/edits.png``: the public-domain sample photo and synthetic people, each with one attribute turned
+  round by words, as ``idpersona edit`` does where nothing else is said.
 
 No photo of anybody else goes into them. ``--only NAME`` makes some of them again, by the name of the file or
 ``people``.
@@ -90,6 +92,15 @@ PAIRS = (
 )
 SLIDERS = ("smile", "eyeglasses", "age", "gender")
 AMOUNTS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+EDITED = ("sample:astronaut", "sample:person-1", "sample:person-2", "sample:person-4")
+TURNED = {
+    "Smiling": "smile",
+    "Eyeglasses": "eyeglasses",
+    "Wearing_Hat": "hat",
+    "Young": "age",
+    "Blond_Hair": "blond or black",
+}
+"""Attributes that are turned round in each, and their headings."""
 SAMPLE = "sample:astronaut"
 SAMPLE_FACE = (120, 0, 330, 210)
 TRIES = 40
@@ -212,6 +223,33 @@ def _sliders(easel: Easel) -> None:
     easel.sheet("pictures/sliders.png", rows, about, columns=columns, names=SLIDERS)
 
 
+def _edits(easel: Easel) -> None:
+    """Photos in rows, attributes turned round in columns."""
+    from idpersona.encoders import read_identity
+    from idpersona.encoders.describe import describe, look, turn
+    from idpersona.images import open_photo
+    from idpersona.pipelines import Control, invert, retouch
+    from idpersona.registry import get_weight
+    from idpersona.training.data.framing import frame
+
+    usual = get_weight("mini").defaults
+    control = Control(strength=usual["edit_strength"])
+    rows = []
+    for name in EDITED:
+        points = read_identity([name], "dlib").keypoints
+        assert points is not None  # dlib reads faces
+        photo, _ = frame(open_photo(name), points)
+        seen = look(photo)
+        steps, guidance = int(usual["edit_steps"]), usual["edit_guidance"]
+        record = invert(easel.pipe, photo, describe(seen), steps=steps, guidance=guidance)
+        row = [photo]
+        for attribute in TURNED:
+            row += retouch(easel.pipe, record, photo, describe(turn(seen, attribute)[0]), control=control)
+        rows.append(row)
+    about = {"photo": EDITED, "attributes": tuple(TURNED), "edit": usual}
+    easel.sheet("pictures/edits.png", rows, about, columns=["photo", *TURNED.values()], cell=96)
+
+
 SHOWN: dict[str, Callable[[Easel], None]] = {
     "people": _people,
     "prompts": _prompts,
@@ -220,6 +258,7 @@ SHOWN: dict[str, Callable[[Easel], None]] = {
     "decor": _decor,
     "pairs": _pairs,
     "sliders": _sliders,
+    "edits": _edits,
 }
 """All that is shown, by the name for ``--only``."""
 

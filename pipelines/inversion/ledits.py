@@ -166,13 +166,9 @@ class Ledits(Method):
         return {"latents": torch.stack([task.photo, *reversed(seen)]), "noises": noises}
 
     def resume(self, ledits: Any, record: Inversion, rows: slice) -> None:
-        """Put the pipeline of :func:`ledits_scope` where its own inversion of these photos would leave it.
-
-        Raises:
-            InversionError: the record has no noises.
-        """
-        if record.noises is None:
-            raise InversionError("this ledits inversion has no noises: invert the photo anew")
+        """Put the pipeline of :func:`ledits_scope` where its own inversion of these photos would leave it."""
+        self.check(record)
+        assert record.noises is not None
         # Otherwise the rounding is another than on the way up, and grows.
         ledits.unet.set_attn_processor(AttnProcessor())
         ledits.eta = 1.0

@@ -56,6 +56,15 @@ def test_the_lora_leaks_in_its_strength_and_sliders_move(tmp_path, monkeypatch):
     assert (pair[:, :128] != pair[:, 128:]).any()
 
 
+def test_edits_are_shown_beside_their_photos(tmp_path, monkeypatch):
+    monkeypatch.setattr(showcase, "EDITED", showcase.EDITED[1:2])
+    monkeypatch.setattr(showcase, "TURNED", {"Smiling": "smile"})
+    (edits,) = showcase.showcase(tmp_path, 1, ("edits",))
+    assert read_settings(edits)["attributes"] == ["Smiling"] and is_marked(edits)
+    sheet = np.asarray(Image.open(edits))[-96:]
+    assert (sheet[:, :96] != sheet[:, 96:192]).any()
+
+
 def test_a_person_without_a_sure_face_is_not_shown():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8))
     face = open_photo("sample:astronaut").crop((130, 20, 330, 220))
