@@ -144,7 +144,7 @@ def editing(
     for name in names:
         get_method(name)
     how: dict[str, Any] = {"control": Control(strength=strength), "detail": detail}
-    ways = [Row("edit", against_source=True, **how)] if method is None or adapter else []
+    ways = [Row("edit", against_source=True, **how)]
     ways += [Row(f"edit, {name}", adapter=name, against_source=True, **how) for name in adapter or ()]
     ways += [Row(name, name, **how) for name in names]
     folder = output_folder(output, "editing", quick, force)
