@@ -100,7 +100,9 @@ def edit(
         bool, typer.Option("--grid", help="Draw a sheet of strengths too, OUT-grid.png.")
     ] = False,
     base: Annotated[str, typer.Option(metavar="NAME|DIR|HUB_ID", help="Diffusion model.")] = "mini",
-    steps: Annotated[int | None, typer.Option(help="Steps, 1 to 1000 [default: 50].")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps, 1 to 1000 [default: the base's for edits, or 50].")
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale, 0 to 50 [default: the base's for edits].")
     ] = None,

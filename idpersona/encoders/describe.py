@@ -60,9 +60,10 @@ def describe(attributes: Mapping[str, float]) -> str:
         having.insert(0, _HAIR[hair])
     wearing = [text for name, text in _WEARING.items() if seen(name)]
     who = [word for name, word in (("Smiling", "smiling"), ("Bald", "bald")) if seen(name)]
-    text = " ".join(["a photo of", *_article([*who, *filter(None, [age]), noun])])
-    text += f" with {_joined(having)}" if having else ""
-    return text + (f" wearing {_joined(wearing)}" if wearing else "")
+    subject = " ".join([*who, *filter(None, [age]), noun])
+    text = f"a photo of {article(subject)} {subject}"
+    text += f" with {joined(having)}" if having else ""
+    return text + (f" wearing {joined(wearing)}" if wearing else "")
 
 
 def turn(attributes: Mapping[str, float], name: str) -> tuple[dict[str, float], bool]:
@@ -78,9 +79,11 @@ def turn(attributes: Mapping[str, float], name: str) -> tuple[dict[str, float], 
     return turned, wanted
 
 
-def _article(words: list[str]) -> list[str]:
-    return ["an" if words[0][0] in "aeiou" else "a", *words]
+def article(subject: str) -> str:
+    """``a`` or ``an``."""
+    return "an" if subject[0] in "aeiou" else "a"
 
 
-def _joined(parts: list[str]) -> str:
+def joined(parts: list[str]) -> str:
+    """``bangs, eyeglasses and a goatee``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

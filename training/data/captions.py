@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from idpersona.encoders.describe import article, joined
+
 _OPENINGS = (
     "a photo of",
     "a portrait of",
@@ -96,11 +98,11 @@ def caption(attributes: Attributes, rng: np.random.Generator, *, low_quality: bo
     if hair:
         having.insert(0, hair)
     having = [having[i] for i in rng.permutation(len(having))]
-    text = f"{opening} {_article(subject)} {subject}"
+    text = f"{opening} {article(subject)} {subject}"
     if having:
-        text += " with " + _join(having)
+        text += " with " + joined(having)
     if wearing:
-        text += " wearing " + _join(wearing)
+        text += " wearing " + joined(wearing)
     for words in denied:
         text += " " + words
     if attributes.get("Smiling") is False and rng.random() < 0.35:
@@ -159,11 +161,3 @@ def _accessories(attributes: Attributes, rng: np.random.Generator) -> tuple[list
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
-
-
-def _article(noun: str) -> str:
-    return "an" if noun[0] in "aeiou" else "a"
-
-
-def _join(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
