@@ -75,6 +75,22 @@ def whole(name: str, value: int, limits: tuple[int, int]) -> int:
     return value
 
 
+def strengths(scale: float | None, steps: int | None, guidance: float | None) -> None:
+    """Raise BadInput where ``--scale``, ``--steps`` or ``--guidance`` is given and out of range."""
+    if scale is not None:
+        number("--scale", scale, SCALE)
+    if steps is not None:
+        whole("--steps", steps, STEPS)
+    if guidance is not None:
+        number("--guidance", guidance, GUIDANCE)
+
+
+def device(name: str | None) -> None:
+    """Raise BadInput for a device that computes nothing."""
+    if name is not None and name.partition(":")[0] == "meta":
+        raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
+
+
 def size(text: str) -> tuple[int, int]:
     """``WxH`` -> (width, height), multiples of 8.
 

@@ -56,12 +56,7 @@ class EditRequest:
             BadInput: naming the option.
             OutputError: a file that exists, or cannot be written.
         """
-        if self.scale is not None:
-            arguments.number("--scale", self.scale, arguments.SCALE)
-        if self.steps is not None:
-            arguments.whole("--steps", self.steps, arguments.STEPS)
-        if self.guidance is not None:
-            arguments.number("--guidance", self.guidance, arguments.GUIDANCE)
+        arguments.strengths(self.scale, self.steps, self.guidance)
         for option, part in (
             ("--cross-steps", self.cross_steps),
             ("--self-steps", self.self_steps),
@@ -82,8 +77,7 @@ class EditRequest:
             if text is not None:
                 arguments.text(option, text)
         self._check_words()
-        if self.device is not None and self.device.partition(":")[0] == "meta":
-            raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
+        arguments.device(self.device)
         self._check_files()
         return self
 

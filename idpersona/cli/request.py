@@ -68,12 +68,7 @@ class Request:
         Raises:
             BadInput: naming the option, its limits and the value.
         """
-        if self.scale is not None:
-            arguments.number("--scale", self.scale, arguments.SCALE)
-        if self.steps is not None:
-            arguments.whole("--steps", self.steps, arguments.STEPS)
-        if self.guidance is not None:
-            arguments.number("--guidance", self.guidance, arguments.GUIDANCE)
+        arguments.strengths(self.scale, self.steps, self.guidance)
         if self.seed is not None:
             arguments.whole("--seed", self.seed, arguments.SEED)
         if self.size is not None:
@@ -96,8 +91,7 @@ class Request:
         ):
             if word is not None and not word.strip():
                 raise BadInput(f"{option} is empty")
-        if self.device is not None and self.device.partition(":")[0] == "meta":
-            raise BadInput("--device meta computes nothing: choose cpu, cuda or mps")
+        arguments.device(self.device)
         if sum(map(bool, (self.identity, self.photos, self.persons))) > 1:
             raise BadInput("give one of --identity, --photo and --person")
         return self
