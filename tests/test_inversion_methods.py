@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from idpersona.errors import BadInput, SeamError, UnknownName
-from idpersona.pipelines.editing.edit import edit
+from idpersona.pipelines.editing.edit import edit, reconstruct
 from idpersona.pipelines.editing.spec import Control
 from idpersona.pipelines.inversion.method import Task
 from idpersona.pipelines.inversion.methods import METHODS, invert
@@ -123,6 +124,25 @@ def test_replacing_a_prompt_by_itself_changes_nothing(pipe: Any, method: str) ->
         pipe, invert_both(pipe, method), SOURCES, control=Control(kind="replace"), output_type="latent"
     )
     assert torch.allclose(same.images, same.sources, atol=2e-4 * float(same.sources.abs().max()))
+
+
+@pytest.mark.parametrize("method", PAIRED)
+def test_photos_come_back_without_an_edit_beside_them(pipe: Any, method: str) -> None:
+    # Rounding differs with the size of a batch, and the coupled steps of edict make it grow.
+    pipe.to(torch.float64 if method == "edict" else torch.float32)
+    rows: list[int] = []
+    try:
+        record = invert_both(pipe, method)
+        seen = pipe.unet.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
+        alone = reconstruct(pipe, record)
+        seen.remove()
+        beside = edit(pipe, record, TARGETS, control=None).sources
+    finally:
+        pipe.to(torch.float32)
+    for one, other in zip(alone, beside, strict=True):
+        assert np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max() <= 1
+    # Two photos, each told what it shows and, for the guidance, nothing.
+    assert rows == [4] * (2 * STEPS if method == "edict" else STEPS)
 
 
 def test_edict_comes_back_exactly() -> None:

@@ -10,6 +10,7 @@ import typer
 from idpersona.eval.command import (
     AsJson,
     Base,
+    Cache,
     Device,
     Force,
     Judges,
@@ -76,8 +77,9 @@ def inversion(
         get_method(name)
     folder = output_folder(output, "inversion", quick, force)
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
+    pipe, used = _loaded(base, device, dtype, threads)
     report = evaluate_inversion(
-        _base(base, device, dtype, threads),
+        pipe,
         plan,
         names,
         **tools,
@@ -86,7 +88,7 @@ def inversion(
         guidance=guidance,
         batch=batch,
         cache=cache,
-        settings={"base": base, "device": device or "cpu", "dtype": dtype, "threads": threads},
+        settings=used,
     )
     finish(report, folder, force, as_json)
 
@@ -117,7 +119,7 @@ def editing(
     protocol: ProtocolFile = "standard",
     quick: Quick = False,
     output: Output = None,
-    cache: FaceCache = Path("reports/cache"),
+    cache: Cache = Path("reports/cache"),
     batch: AtOnce = 8,
     device: Device = None,
     dtype: Dtype = None,
@@ -128,12 +130,14 @@ def editing(
     """Attributes of real faces turned round by words: does it happen, and is it still that person.
 
     The row edit is what idpersona edit does where nothing is said; the others are guided as published.
+    Finished edits are kept in the cache's folder edits; an interrupted run goes on from there.
 
     Example: idpersona eval editing --method direct --adapter instantid --judge mobilefacenet
     """
     quiet_libraries()
     from idpersona.encoders.attributes import get_classifier
-    from idpersona.eval.editing import ATTRIBUTES, Row, evaluate_editing
+    from idpersona.eval.edit_ways import Way
+    from idpersona.eval.editing import ATTRIBUTES, evaluate_editing
     from idpersona.eval.finders import get_finder
     from idpersona.eval.judges import get_judge
     from idpersona.pipelines import Control
@@ -144,14 +148,15 @@ def editing(
     for name in names:
         get_method(name)
     how: dict[str, Any] = {"control": Control(strength=strength), "detail": detail}
-    ways = [Row("edit", against_source=True, **how)]
-    ways += [Row(f"edit, {name}", adapter=name, against_source=True, **how) for name in adapter or ()]
-    ways += [Row(name, name, **how) for name in names]
+    ways = [Way("edit", against_source=True, **how)]
+    ways += [Way(f"edit, {name}", adapter=name, against_source=True, **how) for name in adapter or ()]
+    ways += [Way(name, name, **how) for name in names]
     folder = output_folder(output, "editing", quick, force)
     judges = [get_judge(name) for name in judge or ["mini-judge"]]
     tools: dict[str, Any] = {"finder": get_finder("dlib"), "store": PhotoStore()}
+    pipe, used = _loaded(base, device, dtype, threads)
     report = evaluate_editing(
-        _base(base, device, dtype, threads),
+        pipe,
         plan,
         ways,
         judges=judges,
@@ -163,15 +168,19 @@ def editing(
         guidance=guidance,
         batch=batch,
         cache=cache,
-        settings={"base": base, "device": device or "cpu", "dtype": dtype, "threads": threads},
+        pictures=cache / "edits",
+        settings=used,
     )
     finish(report, folder, force, as_json)
 
 
-def _base(name: str, device: str | None, dtype: str | None, threads: int | None) -> Any:
+def _loaded(
+    base: str, device: str | None, dtype: str | None, threads: int | None
+) -> tuple[Any, dict[str, Any]]:
+    """The base without its progress bars, and what a report says of it."""
     from idpersona.pipelines import load_base
 
     set_threads(threads)
-    pipe: Any = load_base(name, device=device, dtype=dtype)
+    pipe: Any = load_base(base, device=device, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe, {"base": base, "device": device or "cpu", "dtype": dtype, "threads": threads}

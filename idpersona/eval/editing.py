@@ -11,36 +11,26 @@ two classifiers disagree. Rows by the name of an inversion are guided as publish
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from idpersona.adapters import load_adapter
 from idpersona.encoders.attributes import AttributeClassifier
-from idpersona.encoders.describe import WORDS, describe, look, turn
-from idpersona.encoders.masks import head_mask
+from idpersona.encoders.describe import WORDS, turn
 from idpersona.errors import BadInput
+from idpersona.eval.edit_ways import Retoucher, Way
 from idpersona.eval.features import feature_distance, network_sha256
 from idpersona.eval.finders import Finder
 from idpersona.eval.judges import Judge
 from idpersona.eval.pictures import psnr
-from idpersona.eval.progress import track
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
-from idpersona.eval.statistics import bootstrap
-from idpersona.eval.subjects import Photo, one_photo_each
+from idpersona.eval.sitters import Sitter, sitters
 from idpersona.eval.tables import cell, markdown
-from idpersona.eval.weights import modules_sha256
-from idpersona.pipelines import Control, invert
 from idpersona.pipelines.base import native_size
-from idpersona.pipelines.editing.retouch import retouch
-from idpersona.pipelines.inversion.methods import METHODS
 from idpersona.sheets import contact_sheet
 from idpersona.training.data.archives import PhotoStore
 
@@ -49,75 +39,10 @@ SAID = (*WORDS, "Young", "Male")
 """Attributes that change the words for a face."""
 
 
-@dataclass(frozen=True)
-class Sitter:
-    """A photo in the model's framing: its face, what is in it, and the words for it.
-
-    Attributes:
-        photo: as it was found.
-        picture, keypoints: framed.
-        attributes: what the ``labeler`` sees, probabilities.
-    """
-
-    photo: Photo
-    picture: Image.Image
-    keypoints: np.ndarray
-    attributes: Mapping[str, float]
-
-    @property
-    def background(self) -> np.ndarray:
-        """1 outside of the head, float32 [height, width]."""
-        return 1 - head_mask(self.picture.size, self.keypoints)
-
-
-def sitters(
-    protocol: Protocol,
-    store: PhotoStore,
-    finder: Finder,
-    count: int,
-    side: int,
-    *,
-    cache: Path | None = None,
-    quiet: bool = False,
-) -> tuple[list[Sitter], list[str]]:
-    """``count`` held-out people, one photo each, framed as the embedded model's at ``side`` pixels."""
-    photos, failures = one_photo_each(protocol, store, finder, count, cache=cache, quiet=quiet)
-    found = []
-    for photo in photos:
-        picture, keypoints = photo.framed(side)
-        found.append(Sitter(photo, picture, keypoints, look(picture)))
-    return found, failures
-
-
-@dataclass(frozen=True)
-class Row:
-    """One way to edit.
-
-    Attributes:
-        method: an inversion, with its ``options``.
-        control: what is taken over of the photo; None for nothing.
-        guidance: of the edit; None for the inversion's.
-        against_source: whether guidance leads away from what the photo shows where the inversion leaves that
-            free; otherwise from nothing, as published.
-        detail: whether what the autoencoder lost is given back (:func:`~idpersona.pipelines.editing.detail`).
-        adapter, scale: that keeps the person; the identity is read from the photo.
-    """
-
-    name: str
-    method: str = "direct"
-    control: Control | None = Control()  # noqa: RUF009 - frozen
-    guidance: float | None = None
-    against_source: bool = False
-    detail: bool = True
-    options: Mapping[str, Any] | None = None
-    adapter: str | None = None
-    scale: float = 1.0
-
-
 def evaluate_editing(
     pipe: Any,
     protocol: Protocol,
-    ways: Sequence[Row],
+    ways: Sequence[Way],
     *,
     judges: Sequence[Judge],
     classifier: AttributeClassifier,
@@ -129,6 +54,7 @@ def evaluate_editing(
     guidance: float = 7.5,
     batch: int = 8,
     cache: Path | None = None,
+    pictures: Path | None = None,
     quiet: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -137,6 +63,8 @@ def evaluate_editing(
     Args:
         guidance: that photos are inverted for.
         batch: photos that are inverted and edited at once.
+        cache: folder of faces found in photos.
+        pictures: folder of finished edits, from which an interrupted run goes on; None keeps none.
 
     Raises:
         BadInput: an attribute that the classifier does not know, or no judge.
@@ -146,34 +74,26 @@ def evaluate_editing(
         raise BadInput(f"{classifier.name} does not know {', '.join(unknown) or 'a judge'}")
     if silent := [name for name in attributes if name not in SAID]:
         raise BadInput(f"no words are known for {', '.join(silent)}; known: {', '.join(SAID)}")
-    adapters = {way.adapter: load_adapter(way.adapter, base=pipe) for way in ways if way.adapter}
+    retoucher = Retoucher(
+        pipe, ways, attributes, steps=steps, guidance=guidance, batch=batch, pictures=pictures, quiet=quiet
+    )
     side = min(native_size(pipe))
     people, failures = sitters(protocol, store, finder, photos, side, cache=cache, quiet=quiet)
     meters = _Meters(people, attributes, judges, classifier, finder)
     values = {"photo": meters.measure([[p.picture] * len(attributes) for p in people])}
     shown: dict[str, list[list[Image.Image]]] = {}
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float | None] = {}
     for way in ways:
-        adapter = adapters[way.adapter] if way.adapter else None
-        # An adapter keeps one person at a time.
-        at_once = 1 if adapter is not None else batch
-        chunks = [people[n : n + at_once] for n in range(0, len(people), at_once)]
-        started, drawn = time.perf_counter(), []
         try:
-            for chunk in track(chunks, way.name, total=len(chunks), quiet=quiet):
-                drawn += _edits(pipe, chunk, way, adapter, attributes, steps, guidance)
+            drawn, seconds[way.name] = retoucher.draw(way, people)
         except BadInput as error:  # a way that this base, or one of the photos, does not take
             failures.append(f"{way.name}: {error}")
             continue
-        seconds[way.name] = (time.perf_counter() - started) / len(people)
         values[way.name], shown[way.name] = meters.measure(drawn), drawn
     rows: list[dict[str, Any]] = [
         {
             "way": name,
-            **{
-                key: bootstrap(one.mean(axis=1), samples=protocol.bootstrap_samples, seed=protocol.seed)
-                for key, one in measured.items()
-            },
+            **{key: protocol.interval(one.mean(axis=1)) for key, one in measured.items()},
             **{f"success {a}": float(measured["success"][:, n].mean()) for n, a in enumerate(attributes)},
             "seconds": seconds.get(name),
         }
@@ -193,7 +113,7 @@ def evaluate_editing(
             }
         ),
         weights={
-            **{part: modules_sha256({part: getattr(pipe, part)}) for part in ("unet", "vae", "text_encoder")},
+            **retoucher.weights,
             **tools_sha256(finder, judges, classifier),
             "mini-vit": network_sha256(),
         },
@@ -201,7 +121,7 @@ def evaluate_editing(
         people=[
             {
                 "photo": person.photo.file,
-                "source": describe(person.attributes),
+                "source": person.source,
                 **{
                     way: {key: np.round(one[n], 4) for key, one in measured.items()}
                     for way, measured in values.items()
@@ -221,54 +141,6 @@ def evaluate_editing(
             names=[name for _ in people[:8] for name in shown],
         ),
     )
-
-
-def _edits(
-    pipe: Any,
-    people: Sequence[Sitter],
-    way: Row,
-    adapter: Any,
-    attributes: Sequence[str],
-    steps: int,
-    guidance: float,
-) -> list[list[Image.Image]]:
-    """Each person's edits, one for each attribute, from one inversion; several people at once."""
-    sources = [describe(person.attributes) for person in people]
-    record = invert(
-        pipe,
-        [person.picture for person in people],
-        sources,
-        method=way.method,
-        steps=steps,
-        guidance=guidance,
-        size=people[0].picture.size,
-        **(way.options or {}),
-    )
-    drawn: list[list[Image.Image]] = [[] for _ in people]
-    with ExitStack() as scopes:
-        if adapter is not None:
-            scopes.enter_context(_kept(pipe, people[0], way, adapter))
-        for name in attributes:
-            finished = retouch(
-                pipe,
-                record,
-                [person.picture for person in people],
-                [describe(turn(person.attributes, name)[0]) for person in people],
-                control=way.control if METHODS[way.method].takes_control else None,
-                guidance=way.guidance,
-                negative="" if METHODS[way.method].free_negative and not way.against_source else None,
-                detail=way.detail,
-            )
-            for mine, image in zip(drawn, finished, strict=True):
-                mine.append(image)
-    return drawn
-
-
-def _kept(pipe: Any, person: Sitter, way: Row, adapter: Any) -> AbstractContextManager[Any]:
-    """The adapter in ``pipe``: who it is, of the whole photo; the face where it stands in the picture."""
-    identity = adapter.read([person.photo.image])
-    pose = replace(identity, keypoints=person.keypoints, image_size=person.picture.size)
-    return adapter.attach(pipe, identity, scale=way.scale, pose=pose if adapter.holds_pose else None)
 
 
 class _Meters:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 
 from idpersona.errors import BadInput
+from idpersona.eval.kept import KeptPictures
 from idpersona.eval.progress import track
-from idpersona.eval.weights import code_sha256, modules_sha256, text_sha256
+from idpersona.eval.weights import modules_sha256, pipe_sha256, recipe_sha256, text_sha256
 from idpersona.hashing import identity_sha256
-from idpersona.provenance import write_png
 
 if TYPE_CHECKING:
     from idpersona.identity import Identity
@@ -80,7 +80,8 @@ class Studio:
     ):
         if batch < 1:
             raise BadInput(f"batch must be at least 1, got {batch}")
-        self.pipe, self.adapter, self.batch, self.cache, self.quiet = pipe, adapter, batch, cache, quiet
+        self.pipe, self.adapter, self.batch, self.quiet = pipe, adapter, batch, quiet
+        self.kept = KeptPictures(cache)
         self.options = dict(options or {})
         self.settings: dict[str, Any] = {
             "num_inference_steps": steps,
@@ -89,9 +90,9 @@ class Studio:
             "width": size,
             "negative_prompt": negative_prompt,
         }
-        self.base_sha256 = modules_sha256(_modules(pipe.components))
+        self.base_sha256 = pipe_sha256(pipe)
         self.adapter_sha256 = modules_sha256(adapter.parts) if adapter is not None else None
-        self._recipe = text_sha256([code_sha256(), *_configurations(pipe.components)])
+        self._recipe = recipe_sha256(pipe)
         self.drawn = 0
         """Pictures drawn by this object, those found in the cache not counted."""
 
@@ -109,16 +110,16 @@ class Studio:
 
     def draw(self, shots: Sequence[Shot], label: str = "drawing") -> list[Image.Image]:
         """One RGB picture per shot, in their order."""
-        paths = [self._path(shot) for shot in shots]
-        missing = [i for i, path in enumerate(paths) if path is None or not path.is_file()]
-        fresh: dict[int, Image.Image] = {}
+        keys = [self._key(shot) for shot in shots]
+        found = {i: picture for i, key in enumerate(keys) if (picture := self.kept.find(key)) is not None}
+        missing = [i for i in range(len(shots)) if i not in found]
         batches = self._batches(shots, missing)
         for batch in track(batches, label, total=len(batches), quiet=self.quiet):
             for index, picture in zip(batch, self._draw_batch([shots[i] for i in batch]), strict=True):
-                self._keep(paths[index], picture)
-                fresh[index] = picture
+                self.kept.keep(picture, keys[index])
+                found[index] = picture
         self.drawn += len(missing)
-        return [fresh[i] if i in fresh else _read(paths[i]) for i in range(len(shots))]
+        return [found[i] for i in range(len(shots))]
 
     def _batches(self, shots: Sequence[Shot], indices: Sequence[int]) -> list[list[int]]:
         # attach() takes one scale for a call, an identity for all rows or none, and one set of regions.
@@ -155,15 +156,12 @@ class Studio:
             result = self.pipe([shot.prompt for shot in shots], generator=generators, **settings)
         return [picture.convert("RGB") for picture in result.images]
 
-    def _path(self, shot: Shot) -> Path | None:
-        if self.cache is None:
-            return None
+    def _key(self, shot: Shot) -> str:
         with_identity = bool(shot.people)
-        key = text_sha256(
+        return text_sha256(
             [
                 self.base_sha256,
                 self._recipe,
-                self.pipe.device.type,
                 sorted(self.settings.items()),
                 shot.prompt,
                 shot.seed,
@@ -175,41 +173,11 @@ class Studio:
                 shot.pose.astype(np.float32).tobytes() if with_identity and shot.pose is not None else None,
             ]
         )
-        return self.cache / key[:2] / f"{key}.png"
-
-    @staticmethod
-    def _keep(path: Path | None, picture: Image.Image) -> None:
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_png(picture, path, {"made_for": "evaluation"}, force=True)
 
 
 def without_identity(shot: Shot) -> Shot:
     """The same prompt and seed, drawn by the base alone."""
     return replace(shot, identity=None, pose=None, together=())
-
-
-def _configurations(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Settings that draw other pictures with the same weights: of scheduler, autoencoder, tokenizer …"""
-    for name, part in sorted(parts.items()):
-        config = getattr(part, "config", None)
-        values: Mapping[str, Any] = {}
-        if hasattr(part, "get_vocab"):
-            values = part.get_vocab()
-        elif config is not None:
-            values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-        # What starts with an underscore says where the component came from.
-        yield name, type(part).__name__, sorted((k, repr(v)) for k, v in values.items() if k[:1] != "_")
-
-
-def _modules(parts: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
-    return {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
-
-
-def _read(path: Path | None) -> Image.Image:
-    assert path is not None  # only pictures with a path are left out of a drawing
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
 
 
 @contextlib.contextmanager

@@ -13,22 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from idpersona.encoders.describe import describe
 from idpersona.errors import BadInput
 from idpersona.eval.autoencoder import roundtrip
-from idpersona.eval.editing import Sitter, sitters
 from idpersona.eval.features import feature_distance, network_sha256
 from idpersona.eval.finders import Finder
 from idpersona.eval.pictures import mse, psnr, ssim
 from idpersona.eval.progress import track
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
-from idpersona.eval.statistics import bootstrap
+from idpersona.eval.sitters import Sitter, sitters
 from idpersona.eval.tables import cell, markdown
-from idpersona.eval.weights import modules_sha256
+from idpersona.eval.weights import pipe_sha256
 from idpersona.pipelines import invert
 from idpersona.pipelines.base import native_size
 from idpersona.pipelines.editing.edit import reconstruct
@@ -80,10 +77,7 @@ def evaluate_inversion(
     rows: list[dict[str, Any]] = [
         {
             "inversion": name,
-            **{
-                key: bootstrap(np.array(numbers), samples=protocol.bootstrap_samples, seed=protocol.seed)
-                for key, numbers in measured.items()
-            },
+            **{key: protocol.interval(numbers) for key, numbers in measured.items()},
             **cost.get(name, {}),
         }
         for name, measured in values.items()
@@ -100,7 +94,7 @@ def evaluate_inversion(
             }
         ),
         weights={
-            **{part: modules_sha256({part: getattr(pipe, part)}) for part in ("unet", "vae", "text_encoder")},
+            "base": pipe_sha256(pipe),
             f"finder:{finder.name}": finder.weights_sha256,
             "mini-vit": network_sha256(),
         },
@@ -108,7 +102,7 @@ def evaluate_inversion(
         people=[
             {
                 "photo": person.photo.file,
-                "source": describe(person.attributes),
+                "source": person.source,
                 **{
                     name: {key: round(numbers[n], 5) for key, numbers in measured.items()}
                     for name, measured in values.items()
@@ -132,7 +126,7 @@ def _brought_back(
     passes, seconds = 0.0, 0.0
     chunks = [people[n : n + batch] for n in range(0, len(people), batch)]
     for chunk in track(chunks, method, total=len(chunks), quiet=quiet):
-        sources = [describe(person.attributes) for person in chunk]
+        sources = [person.source for person in chunk]
         started = time.perf_counter()
         record = invert(
             pipe,

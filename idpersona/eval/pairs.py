@@ -23,7 +23,6 @@ from idpersona.eval.metrics import cosines
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
 from idpersona.eval.scoring import Sitting, known_people, sit
-from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown
 from idpersona.sheets import contact_sheet
@@ -128,7 +127,7 @@ def _figures(lead: np.ndarray, sitting: Sitting, protocol: Protocol) -> dict[str
 
     def interval(values: np.ndarray) -> Any:
         pairs = values.reshape(-1, 2).astype(np.float64)
-        return bootstrap(pairs.mean(axis=1), samples=protocol.bootstrap_samples, seed=protocol.seed)
+        return protocol.interval(pairs.mean(axis=1))
 
     both = np.repeat(right.reshape(-1, 2).all(axis=1), 2)
     return {

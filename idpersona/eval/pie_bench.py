@@ -16,31 +16,30 @@ figures differ between machines by up to 1.2 all the same.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from idpersona.errors import BadInput
 from idpersona.eval.edit_measures import COLUMNS, EditMeasures, through_jpeg
+from idpersona.eval.kept import KeptPictures
 from idpersona.eval.masks import SIDE
 from idpersona.eval.pie_folder import TYPES, Edit
 from idpersona.eval.progress import track
 from idpersona.eval.report import Report
 from idpersona.eval.statistics import Interval, bootstrap
 from idpersona.eval.tables import cell, markdown
-from idpersona.eval.weights import code_sha256, modules_sha256, text_sha256
-from idpersona.images import open_photo, photo_sha256
+from idpersona.eval.weights import pipe_sha256, recipe_sha256, text_sha256
+from idpersona.images import photo_sha256
 from idpersona.pipelines.base import native_size
 from idpersona.pipelines.editing.edit import edit
 from idpersona.pipelines.editing.spec import Control
 from idpersona.pipelines.inversion.methods import METHODS, get_method, invert
 from idpersona.pipelines.inversion.photos import fit_photo
-from idpersona.provenance import COMPOSITE_TYPE, write_png
+from idpersona.provenance import COMPOSITE_TYPE
 from idpersona.seams.text import word_rows
 from idpersona.sheets import contact_sheet
 
@@ -75,16 +74,11 @@ class Editor:
     ):
         check_settings(method, guidance, options)
         get_method(method, **(options or {})).refuse(pipe)
-        self.pipe, self.pictures = pipe, pictures
+        self.pipe, self.kept = pipe, KeptPictures(pictures, COMPOSITE_TYPE)
         scale = METHODS[method].guidance if guidance is None else guidance
         self.settings: dict[str, Any] = {"method": method, "steps": steps, "guidance": scale}
         self.options = dict(options or {})
-        modules = {n: m for n, m in pipe.components.items() if isinstance(m, torch.nn.Module)}
-        self.base_sha256 = modules_sha256(modules)
-        scheduler = sorted((k, repr(v)) for k, v in pipe.scheduler.config.items() if k[:1] != "_")
-        self._recipe = text_sha256(
-            [code_sha256(), self.base_sha256, scheduler, pipe.device.type, pipe.unet.dtype]
-        )
+        self.base_sha256, self._recipe = pipe_sha256(pipe), recipe_sha256(pipe)
         self.drawn = 0
         """Edits made by this object, those found in the folder not counted."""
 
@@ -106,20 +100,20 @@ class Editor:
     def __call__(self, item: Edit) -> Image.Image:
         """The edit, RGB, of the base's own size."""
         control, _ = self.control(item)
-        path = self._path(item, control)
-        if path.is_file():
-            return open_photo(path)
+        key = self._key(item, control)
+        known = self.kept.find(key, item.name)
+        if known is not None:
+            return known
         record = invert(self.pipe, item.photo, item.source, **self.settings, **self.options)
         picture = edit(self.pipe, record, item.target, control=control).images[0].convert("RGB")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"made_for": "evaluation", "prompt": item.target, **self.settings}
-        write_png(picture, path, about, force=True, source_type=COMPOSITE_TYPE)
+        self.kept.keep(picture, key, item.name, prompt=item.target, **self.settings)
         self.drawn += 1
         return picture
 
-    def _path(self, item: Edit, control: Control | None) -> Path:
-        key = text_sha256(
+    def _key(self, item: Edit, control: Control | None) -> str:
+        return text_sha256(
             [
+                self.base_sha256,
                 self._recipe,
                 sorted(self.settings.items()),
                 sorted(self.options.items()),
@@ -129,7 +123,6 @@ class Editor:
                 control,
             ]
         )
-        return self.pictures / f"{re.sub(r'[^0-9A-Za-z]+', '_', item.name)[:40]}-{key[:20]}.png"
 
 
 def check_settings(method: str, guidance: float | None, options: Mapping[str, Any] | None = None) -> None:

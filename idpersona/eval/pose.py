@@ -22,7 +22,7 @@ from idpersona.eval.generation import Studio
 from idpersona.eval.metrics import keypoint_error, shuffled_errors
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
-from idpersona.eval.statistics import Interval, bootstrap
+from idpersona.eval.statistics import Interval
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown
 from idpersona.sheets import contact_sheet
@@ -137,7 +137,7 @@ def _row(
 ) -> dict[str, Any]:
     def interval(values: Sequence[float | None]) -> Interval | None:
         known = [value for value in values if value is not None]
-        return bootstrap(known, samples=protocol.bootstrap_samples, seed=protocol.seed) if known else None
+        return protocol.interval(known) if known else None
 
     error = interval(_errors(found, asked, protocol.size))
     other = interval(shuffled_errors(found, asked, protocol.size))

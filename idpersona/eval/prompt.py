@@ -21,7 +21,7 @@ from idpersona.eval.generation import Shot, Studio
 from idpersona.eval.metrics import balanced_accuracy, balanced_hits, person_means
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
-from idpersona.eval.statistics import bootstrap, paired_difference
+from idpersona.eval.statistics import paired_difference
 from idpersona.eval.subjects import gather_subjects, one_photo_each
 from idpersona.eval.tables import Cell, cell, markdown
 from idpersona.sheets import contact_sheet
@@ -66,7 +66,7 @@ def evaluate_prompt(
         base, pictures = _hits(studio, protocol, classifier, attribute, plan.seeds, None, scale)
         row: dict[str, Any] = {
             "attribute": attribute,
-            "base": _interval(base, protocol),
+            "base": protocol.interval(base),
             "with_identity": None,
         }
         row |= {"difference": None, "real_photos": real[attribute]}
@@ -79,7 +79,7 @@ def evaluate_prompt(
             # A person drawn with several seeds is one observation: intervals are over people.
             shown = min(seeds, len(actors))
             by_person = [person_means(v, np.arange(seeds) % shown, shown) for v in (hits, base[:seeds])]
-            row["with_identity"] = _interval(by_person[0], protocol)
+            row["with_identity"] = protocol.interval(by_person[0])
             row["difference"] = paired_difference(
                 *by_person, samples=protocol.bootstrap_samples, seed=protocol.seed
             )
@@ -152,10 +152,6 @@ def _real_rates(
             "with_attribute": int(truth.sum()),
         }
     return rates, failures
-
-
-def _interval(hits: np.ndarray, protocol: Protocol) -> Any:
-    return bootstrap(hits, samples=protocol.bootstrap_samples, seed=protocol.seed)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from idpersona.errors import BadInput
+from idpersona.eval.statistics import Interval, bootstrap
 
 _HERE = Path(__file__).resolve().parent
 _Positive = Annotated[int, Field(ge=1)]
@@ -149,6 +150,10 @@ class Protocol(_Frozen):
     def record(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What a report says of its settings: the whole protocol, the hash of the split, and ``more``."""
         return {"protocol": self.model_dump(), "split_sha256": self.split_sha256(), **(more or {})}
+
+    def interval(self, values: Sequence[float] | np.ndarray) -> Interval:
+        """Mean of one value per person with its interval, as :func:`~idpersona.eval.statistics.bootstrap`."""
+        return bootstrap(values, samples=self.bootstrap_samples, seed=self.seed)
 
     def split_people(self) -> dict[str, list[str]]:
         """Identity -> photo files of the split's part, sorted by identity."""

@@ -15,7 +15,6 @@ from idpersona.eval.metrics import person_means
 from idpersona.eval.pictures import psnr, ssim
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report
-from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import one_photo_each
 from idpersona.eval.tables import cell, markdown
 from idpersona.eval.weights import modules_sha256
@@ -77,7 +76,7 @@ def _row(name: str, values: list[dict[str, Any]], protocol: Protocol) -> dict[st
 
     def interval(key: str) -> Any:
         means = person_means(np.array([v[key] for v in values]), owners, len(people))
-        return bootstrap(means, samples=protocol.bootstrap_samples, seed=protocol.seed)
+        return protocol.interval(means)
 
     return {"photos": name, "number": len(values), "psnr": interval("psnr"), "ssim": interval("ssim")}
 

@@ -13,7 +13,7 @@ from idpersona.eval.judges import Judge
 from idpersona.eval.metrics import cosines, normalise, own_and_others, person_means, prototype, rank_one
 from idpersona.eval.progress import track
 from idpersona.eval.protocol import Protocol
-from idpersona.eval.statistics import Interval, bootstrap
+from idpersona.eval.statistics import Interval
 from idpersona.eval.subjects import Subject
 
 
@@ -57,10 +57,7 @@ class IdentityScores:
             "rank1": self.rank1,
             "detection": self.detection,
         }
-        return {
-            name: bootstrap(value, samples=protocol.bootstrap_samples, seed=protocol.seed)
-            for name, value in values.items()
-        }
+        return {name: protocol.interval(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from idpersona.eval.judges import Judge
 from idpersona.eval.protocol import Protocol
 from idpersona.eval.report import Report, tools_sha256
 from idpersona.eval.scoring import known_people, score, sit
-from idpersona.eval.statistics import bootstrap
 from idpersona.eval.subjects import gather_subjects
 from idpersona.eval.tables import cell, markdown
 from idpersona.sheets import contact_sheet
@@ -132,11 +131,6 @@ def figures(
         likeness: judge -> own cosine, float [amounts, people].
     """
 
-    def interval(values: Any) -> Any:
-        return bootstrap(
-            np.asarray(values, np.float64), samples=protocol.bootstrap_samples, seed=protocol.seed
-        )
-
     amounts = len(said)
     middle, each = amounts // 2, np.arange(said.shape[1])
     falls = np.maximum.accumulate(said, axis=0) - said
@@ -149,13 +143,15 @@ def figures(
     end = (said[middle + middle * way, each] > 0.5) != (said[middle] > 0.5)
     flipping = int(np.ceil(np.median(first[first > 0]))) if (first > 0).any() else None
     fall = {
-        judge: None if flipping is None else interval(own[middle] - own[middle + flipping * way, each])
+        judge: None
+        if flipping is None
+        else protocol.interval(own[middle] - own[middle + flipping * way, each])
         for judge, own in likeness.items()
     }
     return {
-        "monotonic": interval((falls <= ROUGH).all(axis=0)),
-        "strictly": interval((falls <= 0).all(axis=0)),
-        "flips": interval(end),
+        "monotonic": protocol.interval(np.all(falls <= ROUGH, axis=0)),
+        "strictly": protocol.interval(np.all(falls <= 0, axis=0)),
+        "flips": protocol.interval(end),
         "flipping_amount": None if flipping is None else flipping / middle * amount,
         "fall": fall,
     }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from idpersona.errors import MissingWeights
 
@@ -52,7 +52,14 @@ def code_sha256() -> str:
     versions."""
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
-    names = ("keypoints.py", "identity.py", "images.py", "pixels.py", "eval/generation.py")
+    names = (
+        "keypoints.py",
+        "identity.py",
+        "images.py",
+        "pixels.py",
+        "eval/generation.py",
+        "eval/edit_ways.py",
+    )
     files = [root / name for name in names]
     for room in ("adapters", "attention", "pipelines", "seams"):
         files += sorted((root / room).rglob("*.py"))
@@ -61,6 +68,31 @@ def code_sha256() -> str:
     for package in ("torch", "diffusers", "transformers"):
         digest.update(f"{package} {version(package)}".encode())
     return digest.hexdigest()
+
+
+def pipe_sha256(pipe: Any) -> str:
+    """sha256 over the weights of all parts of a pipeline."""
+    from torch import nn
+
+    return modules_sha256({n: part for n, part in pipe.components.items() if isinstance(part, nn.Module)})
+
+
+def recipe_sha256(pipe: Any) -> str:
+    """sha256 over what else of a pipeline determines its pictures: settings of its parts, code, device."""
+    return text_sha256([code_sha256(), pipe.device.type, *_configurations(pipe.components)])
+
+
+def _configurations(parts: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Settings that draw other pictures with the same weights: of scheduler, autoencoder, tokenizer …"""
+    for name, part in sorted(parts.items()):
+        config = getattr(part, "config", None)
+        values: Mapping[str, Any] = {}
+        if hasattr(part, "get_vocab"):
+            values = part.get_vocab()
+        elif config is not None:
+            values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+        # What starts with an underscore says where the component came from.
+        yield name, type(part).__name__, sorted((k, repr(v)) for k, v in values.items() if k[:1] != "_")
 
 
 def text_sha256(parts: Iterable[object]) -> str:

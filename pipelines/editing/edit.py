@@ -47,11 +47,7 @@ class _Steered:
         self.steering, self.control, self.region = steering, control, region
 
     def unconditional(self, call: Call) -> Told | None:
-        told = self.steering.unconditional(call)
-        if told is None:
-            return None
-        twice = [None if x is None else x.repeat_interleave(2, dim=0) for x in (told.text, told.pooled)]
-        return Told(*twice)  # type: ignore[arg-type]
+        return self.steering.unconditional(call)
 
     def predicted(self, prediction: Tensor, call: Call) -> Tensor:
         return self.steering.predicted(prediction, call)
@@ -128,16 +124,17 @@ def edit(
     held = None if region is None else latent_region(region, record.size, pipe.vae_scale_factor)
     scale = record.guidance if guidance is None else guidance
     if method.takes_control:
-        images, sources, blocked = _draw_pairs(
-            pipe, record, texts, method, control, scale, against, held, output_type, on_step
+        pairs = list(zip(record.prompts, texts, strict=True))
+        controls = None if control is None else AttentionControl(pipe, control, pairs)
+        rows, blocked = _draw(
+            pipe, record, method, pairs, controls, scale, against, held, output_type, on_step
         )
+        images, sources, blocked = rows[1::2], rows[::2], blocked[1::2]
     else:
         images, sources, blocked = draw_concepts(
             pipe, record, texts, guidance=scale, region=held, output_type=output_type, on_step=on_step
         )
-    # The checker makes a picture black, which nobody could tell from a failed edit.
-    if any(blocked):
-        raise PictureBlocked("the base's safety checker blocked the edited picture")
+    _refuse_blocked(blocked)
     return Edited(images=images, sources=sources)
 
 
@@ -147,10 +144,21 @@ def reconstruct(pipe: Any, record: Inversion) -> list[Image.Image]:
     Raises:
         As :func:`edit`.
     """
-    if method_of(record).takes_control:
-        return edit(pipe, record, record.prompts, control=None).sources
+    require_text_to_image(pipe)
     record.check(model=model_fingerprint(pipe))
-    return draw_back(pipe, record.to(pipe._execution_device))
+    record, method = record.to(pipe._execution_device), method_of(record)
+    if not method.takes_control:
+        return draw_back(pipe, record)
+    alone = [(prompt,) for prompt in record.prompts]
+    images, blocked = _draw(pipe, record, method, alone, None, record.guidance, None, None, "pil", None)
+    _refuse_blocked(blocked)
+    return images
+
+
+def _refuse_blocked(blocked: Sequence[bool]) -> None:
+    # The checker makes a picture black, which nobody could tell from a failed edit.
+    if any(blocked):
+        raise PictureBlocked("the base's safety checker blocked the picture")
 
 
 def _for_each(texts: str | Sequence[str], record: Inversion, what: str) -> list[str]:
@@ -162,35 +170,35 @@ def _for_each(texts: str | Sequence[str], record: Inversion, what: str) -> list[
     return many
 
 
-def _draw_pairs(
+def _draw(
     pipe: Any,
     record: Inversion,
-    texts: Sequence[str],
     method: Method,
-    control: Control | None,
+    told: Sequence[tuple[str, ...]],
+    controls: AttentionControl | None,
     guidance: float,
     negative: Sequence[str] | None,
     region: Tensor | None,
     output_type: str,
     on_step: Callable[..., Any] | None,
-) -> tuple[Any, Any, Sequence[bool]]:
-    """Each edit beside its photo, by the pipeline itself; with whether the safety checker blocked an edit."""
-    pairs = list(zip(record.prompts, texts, strict=True))
+) -> tuple[Any, Sequence[bool]]:
+    """The rows that each photo is ``told``, by the pipeline itself, and whether the safety checker blocked
+    them: the photo's own prompt, and perhaps its edit's."""
+    each = len(told[0])
     device = pipe._execution_device
-    controls = None if control is None else AttentionControl(pipe, control, pairs)
     steering = _Steered(
         method.steering(record, lambda: Denoiser(pipe, record.size).tell(record.prompts)[0]), controls, region
     )
-    start = method.start(record).repeat_interleave(2, dim=0).to(pipe.unet.dtype)
+    start = method.start(record).repeat_interleave(each, dim=0).to(pipe.unet.dtype)
     height, width = (side * pipe.vae_scale_factor for side in record.size)
     options = {} if on_step is None else {"callback_on_step_end": on_step}
     with contextlib.ExitStack() as stack:
         if controls is not None:
             stack.enter_context(control_scope(pipe, controls))
-        stack.enter_context(latent_scope(pipe, method.scheduler(record, device), steering))
+        stack.enter_context(latent_scope(pipe, method.scheduler(record, device, each), steering))
         drawn = pipe(
-            prompt=[text for pair in pairs for text in pair],
-            negative_prompt=None if negative is None else [text for text in negative for _ in range(2)],
+            prompt=[text for texts in told for text in texts],
+            negative_prompt=None if negative is None else [text for text in negative for _ in range(each)],
             num_inference_steps=record.steps,
             guidance_scale=guidance,
             height=height,
@@ -199,4 +207,4 @@ def _draw_pairs(
             output_type=output_type,
             **options,
         )
-    return drawn.images[1::2], drawn.images[::2], (getattr(drawn, "nsfw_content_detected", None) or ())[1::2]
+    return drawn.images, getattr(drawn, "nsfw_content_detected", None) or ()

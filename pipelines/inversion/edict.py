@@ -154,8 +154,8 @@ class Edict(Method):
     def steering(self, record: Inversion, source: Callable[[], Told]) -> Steering:
         return Plain()
 
-    def scheduler(self, record: Inversion, device: Any) -> Any:
-        first, second = record.latents[-1].repeat_interleave(2, dim=0).chunk(2)
+    def scheduler(self, record: Inversion, device: Any, each: int) -> Any:
+        first, second = record.latents[-1].repeat_interleave(each, dim=0).chunk(2)
         return EdictScheduler(ddim(record.scheduler, record.steps, device), first, second, self.mixing)
 
     def start(self, record: Inversion) -> Tensor:

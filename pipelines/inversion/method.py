@@ -89,8 +89,8 @@ class Method(ABC):
         """What leads guided drawing back to the photos; ``source`` makes what they are told, if need be."""
         return Plain()
 
-    def scheduler(self, record: Inversion, device: Any) -> Any:
-        """What steps the latents on the way back, its timesteps not yet set."""
+    def scheduler(self, record: Inversion, device: Any, each: int) -> Any:
+        """What steps the latents on the way back, ``each`` rows for a photo; its timesteps not yet set."""
         return ddim(record.scheduler, record.steps, device)
 
     def start(self, record: Inversion) -> Tensor:

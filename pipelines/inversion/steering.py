@@ -1,6 +1,6 @@
 """How each kind of record leads a pipeline back from its noise: steerings for the seam ``latent``.
 
-Rows of the batch are pairs, a photo and its edit: (0, 1), (2, 3) ….
+Rows of the batch are pairs, a photo and its edit: (0, 1), (2, 3) …; or the photos alone.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Pinned(Plain):
 
     def stepped(self, latents: Tensor, step: int, steps: int) -> Tensor:
         pivot = self.pivots[len(self.pivots) - 2 - step].to(latents)
-        rows = latents.unflatten(0, (-1, 2))
-        return torch.stack([pivot, rows[:, 1]], dim=1).flatten(0, 1)
+        rows = latents.unflatten(0, (len(pivot), -1))
+        return torch.cat([pivot[:, None], rows[:, 1:]], dim=1).flatten(0, 1)
 
 
 class Optimised(Plain):

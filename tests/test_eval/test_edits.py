@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from idpersona.errors import BadInput
-from idpersona.eval.editing import Row, evaluate_editing
+from idpersona.eval.edit_ways import Retoucher, Way
+from idpersona.eval.editing import evaluate_editing
 from idpersona.eval.features import feature_distance
 from idpersona.eval.inversion import CEILING, evaluate_inversion
 from idpersona.eval.pictures import EQUAL, mse, psnr, ssim
+from idpersona.eval.sitters import sitters
 from idpersona.pipelines import Control
+from idpersona.provenance import is_marked
 
 
 def test_every_inversion_beside_the_ceiling(
@@ -70,9 +74,9 @@ def test_edits_that_do_nothing_and_edits_that_do(
 ) -> None:
     adapter.save_pretrained(tmp_path / "adapter")
     ways = [
-        Row("nothing", control=Control(strength=0.0)),
-        Row("plain", control=None, detail=False, against_source=False, guidance=7.0),
-        Row("kept", adapter=str(tmp_path / "adapter")),
+        Way("nothing", control=Control(strength=0.0)),
+        Way("plain", control=None, detail=False, against_source=False, guidance=7.0),
+        Way("kept", adapter=str(tmp_path / "adapter")),
     ]
     common: dict[str, Any] = {
         "judges": [judge],
@@ -80,6 +84,7 @@ def test_edits_that_do_nothing_and_edits_that_do(
         "finder": finder,
         "store": store,
         "cache": face_cache,
+        "pictures": tmp_path / "edits",
         "quiet": True,
     }
     two = ("Smiling", "Young")
@@ -94,6 +99,7 @@ def test_edits_that_do_nothing_and_edits_that_do(
     assert rows["plain"]["tiny-judge"].mean == 0 and rows["plain"]["background"].mean < 30
     assert rows["plain"]["features"].mean > 0.01
     assert report.sheet is not None and len(report.people) == 2
+    assert report.weights["base"] and report.weights[f"adapter:{tmp_path / 'adapter'}"]
     with pytest.raises(BadInput, match="does not know Bald"):
         evaluate_editing(pipe, protocol, ways, attributes=("Bald",), **common)
 
@@ -145,3 +151,38 @@ def test_the_commands_run_from_folders(
         assert (tmp_path / "out" / f"{name}.md").is_file() and (tmp_path / "out" / f"{name}.png").is_file()
     with pytest.raises(BadInput, match="dirct"):
         CliRunner().invoke(app, ["inversion", *common, "--method", "dirct"], catch_exceptions=False)
+
+
+def test_an_interrupted_run_of_edits_goes_on(
+    pipe: Any, protocol: Any, finder: Any, store: Any, adapter: Any, tmp_path: Path, face_cache: Path
+) -> None:
+    adapter.save_pretrained(tmp_path / "adapter")
+    people, _ = sitters(protocol, store, finder, 2, 64, cache=face_cache, quiet=True)
+    plain, kept = Way("plain"), Way("kept", adapter=str(tmp_path / "adapter"))
+
+    def retoucher(**changes: Any) -> Retoucher:
+        settings: dict[str, Any] = {"steps": 2, "guidance": 3.0, "pictures": tmp_path / "edits", **changes}
+        return Retoucher(pipe, [plain, kept], ["Smiling", "Young"], quiet=True, **settings)
+
+    first = retoucher()
+    begun, seconds = first.draw(plain, people[:1])
+    assert first.drawn == 2 and seconds is not None
+    again = retoucher(batch=1)
+    finished, _ = again.draw(plain, people)
+    assert again.drawn == 2
+    for before, after in zip(begun[0], finished[0], strict=True):
+        assert np.array_equal(np.asarray(before), np.asarray(after))
+    # A way by another name has files of its own; where nothing is left to draw, no time was taken.
+    assert again.draw(replace(plain, name="else"), people)[1] is not None
+    assert again.draw(plain, people)[1] is None
+    for way in (kept, replace(plain, control=None), replace(plain, detail=False)):
+        other = retoucher()
+        other.draw(way, people[:1])
+        assert other.drawn == 2, way
+    for change in ({"steps": 1}, {"guidance": 2.0}):
+        other = retoucher(**change)
+        other.draw(plain, people[:1])
+        assert other.drawn == 2, change
+    names = sorted(path.name for path in (tmp_path / "edits").iterdir())
+    assert not [name for name in names if name.startswith(".")]
+    assert all(is_marked(tmp_path / "edits" / name) for name in names)

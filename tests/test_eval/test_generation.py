@@ -47,11 +47,11 @@ def test_scale_zero_is_the_base_and_scale_one_is_not(studio: Studio) -> None:
 def test_an_interrupted_run_goes_on_where_it_stopped(studio: Studio, pipe: Any, adapter: Any) -> None:
     shots = [Shot("a photo of a person", i, person(0), POSE, 1.0) for i in range(3)]
     first = pixels(studio.draw(shots[:2]))
-    again = Studio(pipe, adapter, steps=2, guidance=2.0, size=64, cache=studio.cache, quiet=True)
+    again = Studio(pipe, adapter, steps=2, guidance=2.0, size=64, cache=studio.kept.folder, quiet=True)
     resumed = pixels(again.draw(shots))
     assert again.drawn == 1
     assert np.array_equal(resumed[:2], first)
-    assert not list(Path(studio.cache or "").rglob("*.part"))
+    assert not list(Path(studio.kept.folder or "").rglob("*.part"))
 
 
 @pytest.mark.parametrize("change", ["prompt", "seed", "scale", "identity", "pose", "steps", "guidance"])
@@ -70,10 +70,10 @@ def test_whatever_changes_a_picture_changes_its_place_in_the_cache(
         "steps": {"steps": 3},
         "guidance": {"guidance": 3.0},
     }.get(change, {})
-    twin = Studio(pipe, adapter, size=64, cache=studio.cache, quiet=True, **settings)
+    twin = Studio(pipe, adapter, size=64, cache=studio.kept.folder, quiet=True, **settings)
     changed = replace(shot, **{change: other[change]}) if change in other else shot
-    assert twin._path(shot) == studio._path(shot) or change in settings
-    assert twin._path(changed) != studio._path(shot)
+    assert twin._key(shot) == studio._key(shot) or change in settings
+    assert twin._key(changed) != studio._key(shot)
 
 
 def test_other_weights_are_another_picture(studio: Studio, pipe: Any, adapter: Any) -> None:
@@ -85,12 +85,12 @@ def test_other_weights_are_another_picture(studio: Studio, pipe: Any, adapter: A
     with torch.no_grad():
         weight.add_(0.1)
     try:
-        changed = Studio(pipe, adapter, steps=2, guidance=2.0, size=64, cache=studio.cache, quiet=True)
+        changed = Studio(pipe, adapter, steps=2, guidance=2.0, size=64, cache=studio.kept.folder, quiet=True)
     finally:
         with torch.no_grad():
             weight.copy_(before)
-    assert changed._path(shot) != studio._path(shot)
-    assert changed._path(without_identity(shot)) == studio._path(without_identity(shot))
+    assert changed._key(shot) != studio._key(shot)
+    assert changed._key(without_identity(shot)) == studio._key(without_identity(shot))
 
 
 def test_another_scheduler_or_configuration_is_another_picture(
@@ -99,21 +99,21 @@ def test_another_scheduler_or_configuration_is_another_picture(
     shot = Shot("a photo of a person", 1, person(0), POSE, 1.0)
 
     def path(method: Any = adapter) -> Any:
-        return Studio(pipe, method, steps=2, guidance=2.0, size=64, cache=studio.cache, quiet=True)._path(
-            shot
-        )
+        return Studio(
+            pipe, method, steps=2, guidance=2.0, size=64, cache=studio.kept.folder, quiet=True
+        )._key(shot)
 
-    before = studio._path(shot)
+    before = studio._key(shot)
     assert path() == before
     with monkeypatch.context() as changed:
         scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, beta_end=0.03)
         changed.setattr(pipe, "scheduler", scheduler)
         assert path() != before
-    alone = studio._path(without_identity(shot))
+    alone = studio._key(without_identity(shot))
     with monkeypatch.context() as changed:
         changed.setattr(adapter, "config", replace(adapter.config, kps_radius=9))
         assert path() != before
-        assert studio._path(without_identity(shot)) == alone
+        assert studio._key(without_identity(shot)) == alone
 
 
 def test_the_pipeline_is_left_as_it_was(studio: Studio, pipe: Any) -> None:
