@@ -76,9 +76,14 @@ def require_text_to_image(pipe: Any) -> None:
             )
 
 
+def encodes_otherwise(pipe: Any) -> bool:
+    """Whether ``pipe`` encodes prompts in another way than its own: weighted, or edited by an adapter."""
+    return "encode_prompt" in vars(pipe)
+
+
 def is_changed(pipe: Any) -> bool:
     """Whether something is attached to ``pipe``: to its U-Net, or to how it encodes prompts."""
-    return is_attached(pipe.unet) or "encode_prompt" in vars(pipe)
+    return is_attached(pipe.unet) or encodes_otherwise(pipe)
 
 
 def _find(name: str | os.PathLike[str]) -> tuple[str | Path, str | None]:

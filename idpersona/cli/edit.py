@@ -81,7 +81,7 @@ def edit(
         list[str] | None,
         typer.Option(metavar="NAME[:SCALE]", help="Adapters that keep the identity, as instantid or wplus."),
     ] = None,
-    scale: Annotated[float | None, typer.Option(help="Adapter strength, 0 to 2 [default: 1].")] = None,
+    scale: Annotated[float | None, typer.Option(help="Adapter strength, 0 to 2 [default: 0.5].")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import Any
 from idpersona.cli.cast import Cast, read_cast
 from idpersona.cli.edit_request import EditRequest
 from idpersona.cli.output import note
-from idpersona.cli.prepare import AdapterUse, adapter_uses, versions, weights_record
+from idpersona.cli.prepare import WEIGHTLESS, AdapterUse, adapter_uses, versions, weights_record
 from idpersona.cli.request import Request
 from idpersona.cli.sources import describe_folders, describe_source
 from idpersona.cli.weights import adapters_reading, check_base, needed_weights, reading_weights
@@ -17,9 +17,9 @@ from idpersona.errors import BadInput, ConsentRequired
 from idpersona.identity import Identity
 from idpersona.images import open_photo_full
 from idpersona.options import AdapterOption, OptionValue
-from idpersona.pipelines.editing.spec import Control
+from idpersona.pipelines.editing.spec import ADAPTER_SCALE, Control
 from idpersona.pipelines.inversion.methods import METHODS, get_method, method_of
-from idpersona.pipelines.inversion.record import Inversion
+from idpersona.pipelines.inversion.record import Inversion, InversionError
 from idpersona.registry import WEIGHTS, locate, require_commercial
 from idpersona.safety import check_photo, load_people, read_allowed
 from idpersona.safety import require_consent as check_consent
@@ -76,6 +76,8 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
     method = record.method if record is not None else request.method or "direct"
     wanted = request.adapters or ((("instantid", None),) if request.identity else ())
     names = [name for name, _ in wanted]
+    if record is not None:
+        _check_attached(record, names)
     for_method, for_adapters = _shared_out(request.options, method, names)
     if for_method and record is not None:
         raise BadInput(f"--set {next(iter(for_method))}: the inversion that was given is made already")
@@ -88,7 +90,7 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
         raise BadInput(f"--adapter: {method} draws without adapters; take another --method, as direct")
     if request.source is None and record is None and request.base != "mini":
         raise BadInput("--source: say what the photo shows (only for mini a classifier can tell)")
-    adapters = adapter_uses(wanted, for_adapters, request.scale)
+    adapters = adapter_uses(wanted, for_adapters, request.scale, usual=ADAPTER_SCALE)
     needed = needed_weights(request.base, names)
     reads = [] if request.base != "mini" or request.source or record else ["labeler"]
     if commercial:
@@ -137,6 +139,17 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
             **made_with,
         },
     )
+
+
+def _check_attached(record: Inversion, adapters: list[str]) -> None:
+    told = any(name not in WEIGHTLESS for name in adapters)
+    if record.attached and not told:
+        raise InversionError("--inversion: it was made with an adapter: give --adapter, or invert anew")
+    if told and not record.attached:
+        raise InversionError(
+            "--inversion: it was made without an adapter, and an edit with one would stray from the photo: "
+            "invert anew, with the adapter"
+        )
 
 
 def _guidance(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from idpersona.cli.edit_photo import (
 )
 from idpersona.cli.edit_prepare import EditJob
 from idpersona.cli.output import Progress, spinner
+from idpersona.cli.prepare import AdapterUse
 from idpersona.cli.render import best_device, dtype_name, note_cut
 from idpersona.images import atomic_output
 from idpersona.provenance import COMPOSITE_TYPE, write_png
@@ -54,7 +55,10 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
     strengths = [control, *_ladder(control)] if request.grid else [control]
     kind = METHODS[job.method]
     turns = 0 if job.record is not None else kind.turns
-    with Progress(job.steps * (turns + kind.calls * len(strengths)), "editing") as progress:
+    with (
+        Progress(job.steps * (turns + kind.calls * len(strengths)), "editing") as progress,
+        _attached(job, pipe, adapters, photo, points) as for_drawing,
+    ):
         if job.record is None:
             record = invert(
                 pipe,
@@ -77,7 +81,7 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
             return values
 
         pictures: list[Image.Image] = []
-        with _attached(job, pipe, adapters, photo, points):
+        with for_drawing:
             for strength in strengths:
                 pictures += retouch(
                     pipe,
@@ -176,16 +180,29 @@ def _sheet(photo: Image.Image, pictures: list[Image.Image]) -> Image.Image:
 @contextmanager
 def _attached(
     job: EditJob, pipe: Any, adapters: list[Any], photo: Image.Image, points: np.ndarray | None
-) -> Iterator[None]:
-    """The adapters, for the drawing; the face stands as it stands in the photo."""
+) -> Iterator[AbstractContextManager[Any]]:
+    """The adapters that are told who it is, from the inversion on; gives the scope of the others, which edit
+    prompts and have no part in an inversion. The face stands as it stands in the photo."""
     if job.cast is None:
-        yield
+        yield nullcontext()
         return
     assert job.face is not None and points is not None  # prepare has read the face
     pose = replace(job.face, keypoints=points, image_size=photo.size)
-    with ExitStack() as scopes:
-        for adapter, use in zip(adapters, job.adapters, strict=True):
-            who = job.cast.on_canvas if adapter.encoders else None
-            posed = pose if adapter.holds_pose else None
-            scopes.enter_context(adapter.attach(pipe, who, scale=use.scale, pose=posed, **use.options))
+    cast = job.cast
+
+    def scope(adapter: Any, use: AdapterUse) -> AbstractContextManager[Any]:
+        who = cast.on_canvas if adapter.encoders else None
+        posed = pose if adapter.holds_pose else None
+        return adapter.attach(pipe, who, scale=use.scale, pose=posed, **use.options)
+
+    pairs = list(zip(adapters, job.adapters, strict=True))
+    with _all(scope(*pair) for pair in pairs if pair[0].encoders):
+        yield _all(scope(*pair) for pair in pairs if not pair[0].encoders)
+
+
+@contextmanager
+def _all(scopes: Iterable[AbstractContextManager[Any]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for scope in scopes:
+            stack.enter_context(scope)
         yield

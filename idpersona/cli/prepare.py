@@ -135,9 +135,12 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
 
 
 def adapter_uses(
-    wanted: Sequence[Scaled], given_options: Sequence[AdapterOption], scale_of_all: float | None
+    wanted: Sequence[Scaled],
+    given_options: Sequence[AdapterOption],
+    scale_of_all: float | None,
+    usual: float = 1.0,
 ) -> tuple[AdapterUse, ...]:
-    """The adapters with their strengths and options.
+    """The adapters with their strengths (``usual`` where none is given) and options.
 
     Raises:
         BadInput: one is given twice, or an option that none of them takes.
@@ -162,7 +165,7 @@ def adapter_uses(
     def strength(name: str, scale: float | None) -> float:
         if scale is not None or scale_of_all is not None:
             return float(scale_of_all if scale is None else scale)  # type: ignore[arg-type]
-        return adapter_class(name).default_scale if name in WEIGHTLESS else 1.0
+        return adapter_class(name).default_scale if name in WEIGHTLESS else usual
 
     return tuple(AdapterUse(name, strength(name, scale), options[name]) for name, scale in wanted)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from idpersona.adapters import load_adapter
@@ -20,6 +21,7 @@ from idpersona.eval.weights import modules_sha256, pipe_sha256, recipe_sha256, t
 from idpersona.images import photo_sha256
 from idpersona.pipelines import Control, invert
 from idpersona.pipelines.editing.retouch import retouch
+from idpersona.pipelines.editing.spec import ADAPTER_SCALE
 from idpersona.pipelines.inversion.methods import METHODS
 from idpersona.provenance import COMPOSITE_TYPE
 
@@ -46,7 +48,7 @@ class Way:
     detail: bool = True
     options: Mapping[str, Any] | None = None
     adapter: str | None = None
-    scale: float = 1.0
+    scale: float = ADAPTER_SCALE
 
 
 class Retoucher:
@@ -101,9 +103,7 @@ class Retoucher:
         """
         found = [self._find(way, person) for person in people]
         missing = [n for n, edits in enumerate(found) if len(edits) < len(self.attributes)]
-        # An adapter keeps one person at a time.
-        at_once = 1 if way.adapter else self.batch
-        chunks = [missing[n : n + at_once] for n in range(0, len(missing), at_once)]
+        chunks = [missing[n : n + self.batch] for n in range(0, len(missing), self.batch)]
         started = time.perf_counter()
         for chunk in track(chunks, way.name, total=len(chunks), quiet=self.quiet):
             for n, edits in zip(chunk, self._edits([people[n] for n in chunk], way), strict=True):
@@ -145,24 +145,23 @@ class Retoucher:
 
     def _edits(self, people: Sequence[Sitter], way: Way) -> list[list[Image.Image]]:
         """Each person's edits from one inversion; several people at once."""
-        record = invert(
-            self.pipe,
-            [person.picture for person in people],
-            [person.source for person in people],
-            method=way.method,
-            size=people[0].picture.size,
-            **self.settings,
-            **(way.options or {}),
-        )
         edits: list[list[Image.Image]] = [[] for _ in people]
-        with ExitStack() as scopes:
-            if way.adapter:
-                scopes.enter_context(self._kept_person(people[0], way, self.adapters[way.adapter]))
+        pictures = [person.picture for person in people]
+        with self._kept_people(people, way):
+            record = invert(
+                self.pipe,
+                pictures,
+                [person.source for person in people],
+                method=way.method,
+                size=pictures[0].size,
+                **self.settings,
+                **(way.options or {}),
+            )
             for attribute in self.attributes:
                 finished = retouch(
                     self.pipe,
                     record,
-                    [person.picture for person in people],
+                    pictures,
                     [_words(person, attribute) for person in people],
                     control=way.control if METHODS[way.method].takes_control else None,
                     guidance=way.guidance,
@@ -173,12 +172,14 @@ class Retoucher:
                     mine.append(image)
         return edits
 
-    def _kept_person(self, person: Sitter, way: Way, adapter: Any) -> AbstractContextManager[Any]:
-        """The adapter in the pipeline: who it is, of the whole photo; the face where the picture has it."""
-        identity = adapter.read([person.photo.image])
-        pose = replace(identity, keypoints=person.keypoints, image_size=person.picture.size)
-        held = pose if adapter.holds_pose else None
-        return adapter.attach(self.pipe, identity, scale=way.scale, pose=held)
+    def _kept_people(self, people: Sequence[Sitter], way: Way) -> AbstractContextManager[Any]:
+        """The adapter in the pipeline: who they are, of the whole photos; faces as in the pictures."""
+        if not way.adapter:
+            return nullcontext()
+        adapter = self.adapters[way.adapter]
+        identities = [adapter.read([person.photo.image]) for person in people]
+        poses = np.stack([person.keypoints for person in people]) if adapter.holds_pose else None
+        return adapter.attach(self.pipe, identities, scale=way.scale, pose=poses)
 
 
 def _words(person: Sitter, attribute: str) -> str:

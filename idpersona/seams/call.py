@@ -29,6 +29,7 @@ class Call:
         device: of the latents.
         run: grows by one with every new pipeline call; caches that must not outlive a call compare it.
         quiet: this pass is one that a seam makes for itself (:func:`quiet_pass`); branches stay out of it.
+        alike: unconditional rows see the same people as the others (:func:`alike`).
     """
 
     pipe: Any = None
@@ -38,6 +39,7 @@ class Call:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     run: int = 0
     quiet: bool = False
+    alike: bool = False
     _timestep: Any = None
     _timesteps: Tensor | None = None
     _values: list[float] = field(default_factory=list)
@@ -135,6 +137,7 @@ class Call:
 
 
 _quiet: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_alike: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _watched: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
@@ -151,6 +154,35 @@ def quiet_pass(model: nn.Module) -> Iterator[None]:
 def is_quiet(model: nn.Module) -> bool:
     """Whether a pass of ``model`` would be one inside :func:`quiet_pass`."""
     return model in _quiet
+
+
+@contextlib.contextmanager
+def alike(model: nn.Module) -> Iterator[None]:
+    """Passes of ``model`` inside: unconditional rows see the people that the others see.
+
+    Guidance then leads where the prompts differ, and no further towards anybody.
+    """
+    _alike.add(model)
+    try:
+        yield
+    finally:
+        _alike.discard(model)
+
+
+@contextlib.contextmanager
+def unguided(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """Passes of the U-Net inside are a loop's own, by ``scheduler``; what is attached takes all rows of them
+    for conditional ones. The pipeline's own scheduler is back afterwards."""
+    own, guidance = pipe.scheduler, getattr(pipe, "_guidance_scale", None)
+    pipe.scheduler, pipe._guidance_scale = scheduler, 1.0
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+        if guidance is None:
+            del pipe._guidance_scale
+        else:
+            pipe._guidance_scale = guidance
 
 
 def is_attached(model: nn.Module) -> bool:
@@ -172,9 +204,10 @@ def _check_pipeline(pipe: Any) -> None:
 
 
 @contextlib.contextmanager
-def call_scope(model: nn.Module, pipe: Any = None) -> Iterator[Call]:
+def call_scope(model: nn.Module, pipe: Any = None, *, first: bool = False) -> Iterator[Call]:
     """Keep a :class:`Call` up to date with every forward pass of ``model`` for the length of the scope.
 
+    ``first`` does so before anything that was attached earlier sees the pass.
     ``pipe`` is a diffusers pipeline, or None for a bare model, all of whose rows are then conditional.
     """
     if pipe is not None:
@@ -182,13 +215,13 @@ def call_scope(model: nn.Module, pipe: Any = None) -> Iterator[Call]:
     call = Call(pipe)
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call.quiet = model in _quiet
+        call.quiet, call.alike = model in _quiet, model in _alike
         if call.quiet:
             return
         sample = args[0] if args else kwargs["sample"]
         call.begin(sample, args[1] if len(args) > 1 else kwargs["timestep"])
 
-    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    handle = model.register_forward_pre_hook(before, with_kwargs=True, prepend=first)
     _watched[model] = _watched.get(model, 0) + 1
     try:
         yield call

@@ -97,7 +97,6 @@ def latent_scope(pipe: Any, scheduler: Any, steering: Steering) -> Iterator[None
     inner = getattr(model, "_orig_mod", model)
     names = list(inspect.signature(inner.forward).parameters)
     with contextlib.ExitStack() as stack:
-        call = stack.enter_context(call_scope(model, pipe))
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             told = None if call.quiet or not call.guided else steering.unconditional(call)
@@ -123,7 +122,10 @@ def latent_scope(pipe: Any, scheduler: Any, steering: Steering) -> Iterator[None
         own, stepping = pipe.scheduler, _Stepping(scheduler, steering)
         _steered.add(model)
         stack.callback(_steered.discard, model)
-        stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
+        # Before adapters, of which IdentityNet reads what the rows are told.
+        told_first = model.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
+        stack.callback(told_first.remove)
+        call = stack.enter_context(call_scope(model, pipe, first=True))
         stack.callback(model.register_forward_hook(after).remove)
         pipe.scheduler = stepping
         try:

@@ -129,7 +129,7 @@ class ControlNetBranch:
         return self._rows_of(call, tokens, half)
 
     def _rows_of(self, call: Call, tokens: Tensor, half: bool) -> Tensor:
-        split = call.guided and self.unconditional is not None
+        split = call.guided and not call.alike and self.unconditional is not None
         context = torch.cat([self.unconditional.to(tokens), tokens]) if split else tokens  # type: ignore[union-attr]
         return context[self._rows(call, tokens.shape[0], half, unconditional=split)]
 

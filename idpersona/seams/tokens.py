@@ -125,7 +125,7 @@ class TokenBranch:
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             self._compute(call)
             return
-        key = (call.run, call.rows, call.guided, call.size)
+        key = (call.run, call.rows, call.guided, call.alike, call.size)
         # The tensors themselves are compared and kept: an address may be given to another tensor later.
         kept = self._cached
         if (
@@ -140,7 +140,7 @@ class TokenBranch:
 
     def _compute(self, call: Call) -> None:
         self._cached = ()
-        split = call.guided and self.unconditional is not None
+        split = call.guided and not call.alike and self.unconditional is not None
         context = self.tokens
         if split and self.unconditional is not None:
             context = torch.cat([self.unconditional.to(context), context])

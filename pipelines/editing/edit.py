@@ -21,8 +21,8 @@ from idpersona.pipelines.editing.spec import Control
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.method import Method
 from idpersona.pipelines.inversion.methods import METHODS, method_of
-from idpersona.pipelines.inversion.record import Inversion, model_fingerprint
-from idpersona.seams.call import Call
+from idpersona.pipelines.inversion.record import Inversion, InversionError, model_fingerprint
+from idpersona.seams.call import Call, alike, is_attached
 from idpersona.seams.latent import Steering, Told, latent_scope
 
 USUAL = Control()
@@ -77,8 +77,10 @@ def edit(
 ) -> Edited:
     """Draw inverted photos again, told something else.
 
-    Adapters that are attached to ``pipe`` take part, in the photos' rows as in the edits'. A photo comes back
-    in spite of them where the inversion does not rest on the prediction for it, as ``direct``.
+    Adapters that are attached to ``pipe`` take part, in the photos' rows as in the edits'. They should be
+    attached when the photos are inverted, too (``record.attached``): unconditional rows then see the person
+    as well, and guidance leads only where the words differ. Attached to the drawing alone they lead away from
+    the photo.
 
     ``ledits`` edits by the words that come and go instead, and takes neither adapters nor a control.
 
@@ -97,7 +99,7 @@ def edit(
         on_step: ``callback_on_step_end`` of the pipeline; of ``ledits`` for one photo after the other.
 
     Raises:
-        InversionError: the record is of another model.
+        InversionError: the record is of another model, or was made with adapters and none is attached.
         PictureBlocked: the base's safety checker blocked a picture.
         BadInput: not one prompt for each photo, words that are not in them, another guidance than an
             inversion rests on, a region of another size, or of ``ledits``: a control, an attached adapter, or
@@ -105,6 +107,7 @@ def edit(
     """
     require_text_to_image(pipe)
     record.check(model=model_fingerprint(pipe))
+    _require_attached(pipe, record)
     texts = _for_each(prompts, record, "prompts")
     against = None if negative is None else _for_each(negative, record, "negative prompts")
     method = method_of(record)
@@ -146,6 +149,7 @@ def reconstruct(pipe: Any, record: Inversion) -> list[Image.Image]:
     """
     require_text_to_image(pipe)
     record.check(model=model_fingerprint(pipe))
+    _require_attached(pipe, record)
     record, method = record.to(pipe._execution_device), method_of(record)
     if not method.takes_control:
         return draw_back(pipe, record)
@@ -153,6 +157,13 @@ def reconstruct(pipe: Any, record: Inversion) -> list[Image.Image]:
     images, blocked = _draw(pipe, record, method, alone, None, record.guidance, None, None, "pil", None)
     _refuse_blocked(blocked)
     return images
+
+
+def _require_attached(pipe: Any, record: Inversion) -> None:
+    if record.attached and not is_attached(pipe.unet):
+        raise InversionError(
+            "this inversion was made with an adapter attached: attach it, or invert the photo anew without it"
+        )
 
 
 def _refuse_blocked(blocked: Sequence[bool]) -> None:
@@ -195,6 +206,8 @@ def _draw(
     with contextlib.ExitStack() as stack:
         if controls is not None:
             stack.enter_context(control_scope(pipe, controls))
+        if record.attached:
+            stack.enter_context(alike(pipe.unet))
         stack.enter_context(latent_scope(pipe, method.scheduler(record, device, each), steering))
         drawn = pipe(
             prompt=[text for texts in told for text in texts],

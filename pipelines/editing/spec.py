@@ -12,6 +12,11 @@ from idpersona.errors import BadInput
 Window = float | tuple[float, float]
 """Steps as fractions of all: up to one, or from one to another."""
 
+ADAPTER_SCALE = 0.5
+"""Usual strength of an adapter in an edit, whose photo says already who it is. More keeps more of the person
+and changes less: on mini, six photos with five edits each, InstantID at 1 / 0.5 / 0 kept a likeness of
+.72 / .63 / .55 (MobileFaceNet), and 53 / 73 / 83 % of the edits showed what was asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Control:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
@@ -9,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from idpersona.errors import BadInput, UnknownName, first_line
 from idpersona.images import Photo
-from idpersona.pipelines.base import is_changed, require_text_to_image
+from idpersona.pipelines.base import encodes_otherwise, require_text_to_image
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.pipelines.inversion.edict import Edict
 from idpersona.pipelines.inversion.ledits import Ledits
@@ -20,6 +21,7 @@ from idpersona.pipelines.inversion.record import Inversion, InversionError, mode
 from idpersona.pipelines.inversion.renoise import ReNoise
 from idpersona.pipelines.inversion.schedule import ddim
 from idpersona.pipelines.inversion.simple import Ddim, Direct, NegativePrompt, ProximalPrompt
+from idpersona.seams.call import is_attached, unguided
 
 METHODS: dict[str, type[Method]] = {
     kind.name: kind
@@ -94,6 +96,9 @@ def invert(
 ) -> Inversion:
     """Find the noise from which a pipeline draws given photos.
 
+    Adapters that are attached to ``pipe`` take part; an edit of the record needs them, too. Told who is in
+    the photo on the way up and on the way down, the model keeps that person while the words change.
+
     Args:
         pipe: a diffusers pipeline with a U-Net (SD1.5, SDXL, mini).
         photos: one or more; each is cut to the middle and scaled to ``size``.
@@ -105,17 +110,21 @@ def invert(
         on_step: called after each step of the way up; ``null-text`` optimises afterwards.
 
     Raises:
-        UnknownName, BadInput: as :func:`get_method`; a size or photos that the base cannot take, or not one
-            prompt for each photo.
+        UnknownName, BadInput: as :func:`get_method`; a size or photos that the base cannot take, not one
+            prompt for each photo, or something attached that has no part in an inversion.
         PhotoError: a photo cannot be read.
     """
     way = get_method(method, **options)
     require_text_to_image(pipe)
     way.refuse(pipe)
-    if is_changed(pipe):
+    if encodes_otherwise(pipe):
         raise BadInput(
-            "an adapter is attached, or prompts are weighted: photos are inverted with the base alone"
+            "prompts are weighted, or edited by an adapter: leave that scope, photos are inverted with plain "
+            "prompts"
         )
+    attached = is_attached(pipe.unet)
+    if attached and not way.takes_control:
+        raise BadInput(f"{method} works without adapters: leave their scope, or invert with direct")
     model = model_fingerprint(pipe)
     many: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
     texts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
@@ -139,7 +148,8 @@ def invert(
         on_step or (lambda: None),
         lambda: [fit_photo(photo, canvas) for photo in many],
     )
-    found = way.invert(task)
+    with unguided(pipe, scheduler) if attached else contextlib.nullcontext():
+        found = way.invert(task)
     return Inversion(
         method=method,
         prompts=texts,
@@ -148,5 +158,6 @@ def invert(
         model=model,
         options=dataclasses.asdict(way),  # type: ignore[call-overload]
         passes=denoise.passes,
+        attached=attached,
         **{name: tensor.detach() for name, tensor in found.items()},
     )

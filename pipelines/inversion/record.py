@@ -48,6 +48,7 @@ class Inversion:
         options: of the method.
         model: fingerprint of the pipeline, :func:`model_fingerprint`.
         passes: of the U-Net that it took, for one photo; a backward pass counts two.
+        attached: adapters were attached to the pipeline, and have to be for an edit.
     """
 
     method: str
@@ -60,6 +61,7 @@ class Inversion:
     noises: Tensor | None = None
     options: Mapping[str, Any] | None = None
     passes: int = 0
+    attached: bool = False
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 5 or len(self.latents) < 2 or not self.prompts:
@@ -185,6 +187,7 @@ class Inversion:
             "model": (str,),
             "options": (dict,),
             "passes": (int,),
+            "attached": (bool,),
         }
         wrong = [n for n, kinds in wanted.items() if not isinstance(about.get(n), kinds)]
         wrong += sorted(about.keys() - wanted.keys()) + sorted(tensors.keys() - set(_TENSORS))

@@ -142,6 +142,19 @@ def test_an_edit_keeps_the_person_with_an_adapter(edit, tmp_path, tiny, me):
         assert not np.array_equal(pixels(path), pixels(tmp_path / "plain.png"))
 
 
+def test_an_inversion_belongs_to_the_adapters_it_was_made_with(edit, tmp_path, tiny):
+    told, alone = tmp_path / "told.safetensors", tmp_path / "alone.safetensors"
+    adapter = ("--adapter", tiny / "adapter")
+    edit(*adapter, "--save-inversion", told, "-o", tmp_path / "told.png").done()
+    assert read_settings(tmp_path / "told.png")["adapters_of_edit"][0]["scale"] == 0.5
+    edit("--save-inversion", alone, "-o", tmp_path / "alone.png").done()
+    edit(*adapter, "--inversion", told, "-o", tmp_path / "again.png").done()
+    assert np.array_equal(pixels(tmp_path / "again.png"), pixels(tmp_path / "told.png"))
+    fresh = ("-o", tmp_path / "x.png")
+    edit("--inversion", told, *fresh).refused("made with an adapter")
+    edit(*adapter, "--inversion", alone, *fresh).refused("made without an adapter")
+
+
 def test_mini_says_what_it_sees_and_frames_the_face(run, tmp_path):
     prompt = "a photo of a smiling woman with brown hair and eyeglasses"
     out = run("edit", "sample:astronaut", "--prompt", prompt, "--steps", 2, "-o", tmp_path / "a.png").done()

@@ -152,6 +152,8 @@ def _infinite_id(base: str) -> Row:
         config.image_encoder: (config.image_tokens, config.image_dim),
     }
     lacks = {
+        "test_guidance_leads_to_nobody_where_the_prompts_are_one": "its second stream has "
+        "guidance of its own",
         "test_each_part_acts_alone": "mixed attention reads a stream that differs by the identity alone: "
         "without an identity it changes nothing, by construction",
         **NO_NET,
@@ -182,6 +184,7 @@ def _anymaker(base: str) -> Row:
         "test_the_unconditional_half_sees_the_zero_vector": "the prompt must name the object: an empty one "
         "has no place for its token",
         "test_prompt_embeds": "the object's token takes a word's place, and embeddings hold no words",
+        **EDITS_PROMPTS,
         "test_a_full_mask_is_no_mask": "with a mask the object's word in the text is left alone: it has no "
         "place on the canvas",
         "test_scale_by_layer_pattern": "touches the up blocks only",
@@ -265,6 +268,7 @@ def _decor(base: str) -> Row:
             ),
             "has no weights",
         ),
+        **EDITS_PROMPTS,
         **NO_NET,
     }
     return Row(
@@ -281,6 +285,13 @@ def _decor(base: str) -> Row:
     )
 
 
+EDITS_PROMPTS = dict.fromkeys(
+    (
+        "test_a_photo_is_edited_in_the_scope_it_was_inverted_in",
+        "test_guidance_leads_to_nobody_where_the_prompts_are_one",
+    ),
+    "edits prompts, and photos are inverted with plain ones",
+)
 NO_NET = {"test_a_part_that_is_gone_is_not_kept_in_the_folder": "has no part that may be missing"}
 METHODS: dict[str, Callable[[str], Row]] = {
     "instantid": _instantid,
