@@ -18,6 +18,17 @@ class BadInput(IdPersonaError, ValueError):
     """An argument is out of its range, not a number, or contradicts another one."""
 
 
+class Interrupted(IdPersonaError):
+    """A signal ended a long work, which has kept what it had; the message says how to go on with it.
+
+    ``status`` is the exit status: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, signal: int):
+        self.status = 128 + signal
+        super().__init__(message)
+
+
 class PhotoError(BadInput):
     """A photo is missing, empty, not an image, truncated, too large or too small."""
 

@@ -6,16 +6,17 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from idpersona.errors import BadInput, CheckpointError
+from idpersona.errors import BadInput, CheckpointError, OutputError, first_line
 from idpersona.training.config import Recipe
 from idpersona.training.ema import Ema
 
@@ -55,28 +56,62 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def save(
-    folder: Path, step: int, recipe: Recipe, module: nn.Module, optimiser: Any, ema: Ema, scaler: Any = None
-) -> None:
-    """Written beside its place and renamed, so that a checkpoint is whole or absent.
+    folder: Path,
+    step: int,
+    recipe: Recipe,
+    module: nn.Module,
+    optimiser: Any,
+    ema: Ema,
+    scaler: Any = None,
+    *,
+    usable: Callable[[Path], None] = lambda _: None,
+) -> Path:
+    """Written beside its place and renamed, so that a checkpoint is whole or absent; returns its folder.
 
-    ``scaler`` is that of fp16, where there is one. The recipe is kept for whoever asks later how the weights
-    were made, when a run was resumed with another one.
+    Args:
+        scaler: that of fp16, where there is one.
+        recipe: kept for whoever asks later how the weights were made; a run may be resumed with another.
+        usable: writes into the folder what others load without the recipe.
+
+    Raises:
+        OutputError: it cannot be written (a full disk); nothing is left of it, and the last one is named.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"step-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        usable(partial)
+        _write(partial, step, recipe, module, optimiser, ema, scaler)
+        final = folder / f"step-{step}"
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+        OutputError,
+    ) as error:  # torch and safetensors have their own
+        shutil.rmtree(partial, ignore_errors=True)
+        last = latest_checkpoint(folder)
+        raise OutputError(
+            f"cannot write the checkpoint of step {step}: {first_line(error)}; the last good one is {last}: "
+            "make room, and go on with --resume"
+        ) from error
+    whole = sorted(folder.glob("step-*[0-9]"), key=lambda p: int(p.name.split("-")[1]))
+    for old in whole[:-2]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(
+    partial: Path, step: int, recipe: Recipe, module: nn.Module, optimiser: Any, ema: Ema, scaler: Any
+) -> None:
     save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "weights.safetensors")
     save_file({k: v.contiguous() for k, v in ema.state_dict().items()}, partial / "ema.safetensors")
     torch.save(optimiser.state_dict(), partial / "optimiser.pt")
     state = {"step": step, "recipe": recipe.model_dump(mode="json"), "scaler": scaler and scaler.state_dict()}
     (partial / "state.json").write_text(json.dumps(state, indent=2))
-    final = folder / f"step-{step}"
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    whole = sorted(folder.glob("step-*[0-9]"), key=lambda p: int(p.name.split("-")[1]))
-    for old in whole[:-2]:
-        shutil.rmtree(old)
 
 
 def restore(

@@ -40,7 +40,12 @@ class OptimiserConfig(_Strict):
 
 
 class LoopConfig(_Strict):
-    """How long and how often. ``batch_size`` is the global batch, whatever the number of processes."""
+    """How long and how often. ``batch_size`` is the global batch, whatever the number of processes.
+
+    ``accumulate`` splits each process's share of it into so many parts, whose gradients are added up: less
+    memory, the same step up to rounding. ``trackers`` are accelerate's, as ``[tensorboard]``; their files lie
+    in ``logs`` of the output.
+    """
 
     steps: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)]
@@ -50,6 +55,8 @@ class LoopConfig(_Strict):
     log_every: Annotated[int, Field(gt=0)] = 20
     save_every: Annotated[int, Field(gt=0)] = 200
     threads: Annotated[int, Field(ge=0)] = 0
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    trackers: tuple[str, ...] = ("tensorboard",)
 
 
 class Recipe(_Strict):

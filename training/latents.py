@@ -28,3 +28,9 @@ class Latents(nn.Module):
         pictures = pictures.contiguous(memory_format=torch.channels_last)
         latents = self.vae.encode(pictures, return_dict=False)[0].float()
         return latents * self.vae.config["scaling_factor"]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures float32 [B, 3, 8 h, 8 w] in [-1, 1] of such latents; gradients flow through."""
+        self.vae.to(latents.device)  # type: ignore[call-arg]
+        scaled = (latents / self.vae.config["scaling_factor"]).contiguous(memory_format=torch.channels_last)
+        return self.vae.decode(scaled, return_dict=False)[0].float()

@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, Interrupted
 from idpersona.training.checkpoints import (
     checkpoint_folder,
     latest_checkpoint,
@@ -29,10 +29,12 @@ from idpersona.training.checkpoints import (
 )
 from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.ema import Ema
+from idpersona.training.interruption import Interruption
 from idpersona.training.keyed import StepKey, seed_modules
 from idpersona.training.optimisers import build_optimisers
 from idpersona.training.parallel import average_gradients, share_weights
 from idpersona.training.progress import Progress
+from idpersona.training.setting import keep_recipe, share_of, start_accelerator, start_trackers
 
 
 class Objective(ABC):
@@ -51,6 +53,9 @@ class Objective(ABC):
     def export(self, folder: Path) -> None:
         """Write ``trained`` as it is used; it holds the averaged weights by now, in evaluation mode."""
 
+    def save(self, folder: Path) -> None:  # noqa: B027 - most are of use when they are finished only
+        """Write into a checkpoint's folder what is loaded from there as it is, of the averaged weights."""
+
     def begin(self, folder: Path) -> None:  # noqa: B027 - most have nothing to keep
         """Write what a resumption needs beside the checkpoints; called once, before the first step."""
 
@@ -67,18 +72,25 @@ def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
 
 
 def train(
-    recipe: Recipe, objective: Objective, *, resume: bool = False, stop_at: float | None = None
+    recipe: Recipe,
+    objective: Objective,
+    *,
+    resume: bool = False,
+    stop_at: float | None = None,
+    given: str | None = None,
 ) -> Path:
     """Run ``recipe`` and return its output folder; checkpoints lie in ``<output>/checkpoints``.
 
     ``stop_at`` (``time.time()`` seconds) ends the run early with a checkpoint, so that a later call resumes
     it; a time in the past exports what the newest checkpoint holds. Either way the averaged weights are
-    exported.
+    exported. ``given`` is the recipe as it was written, kept beside the resolved one.
 
     Raises:
         BadInput: the output holds another run's checkpoints and ``resume`` was not asked for; the loop's
             configuration does not suit this machine; the loss is no number any more.
         CheckpointError: the checkpoint is of another model.
+        OutputError: a checkpoint cannot be written.
+        Interrupted: by Ctrl-C or SIGTERM; there is a checkpoint of the last step.
     """
     loop, output = recipe.loop, Path(recipe.output)
     checkpoints = checkpoint_folder(output)
@@ -86,10 +98,9 @@ def train(
         refuse_existing(output)
     if loop.threads:
         torch.set_num_threads(loop.threads)
-    accelerator = _accelerator(loop)
+    accelerator = start_accelerator(loop, output)
     main = accelerator.is_main_process
-    share = loop.batch_size // accelerator.num_processes
-    indices = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    parts = share_of(loop, accelerator)
 
     module = objective.trained.to(accelerator.device).train()
     share_weights(module)
@@ -100,72 +111,115 @@ def train(
     scaler = accelerator.scaler
     step = restore(checkpoints, recipe, module, optimiser, ema, scaler, tell=main) if resume else 0
     if main:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "recipe.json").write_text(recipe.model_dump_json(indent=2))
+        keep_recipe(output, recipe, objective, accelerator, given)
         if step == 0:
             objective.begin(output)
+    start_trackers(accelerator, recipe)
 
-    saved = step
-    with Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main) as progress:
-        while step < loop.steps and not _time_is_up(accelerator, stop_at):
-            optimiser.set_learning_rate(learning_rate(config, step, loop.steps))
-            key = StepKey(loop.seed, step, indices, loop.batch_size)
-            seed_modules(key)
-            with accelerator.autocast():
-                loss, figures = objective.loss(key)
-            # Over all processes, so that they agree on whether to go on.
-            value = float(accelerator.reduce(loss.detach(), "mean"))  # type: ignore[arg-type]
-            if not math.isfinite(value):
+    def keep() -> Path:
+        def usable(folder: Path) -> None:
+            with _averaged(objective, ema):
+                objective.save(folder)
+
+        return save(checkpoints, step, recipe, module, optimiser, ema, scaler, usable=usable)
+
+    saved, signal = step, 0
+    with (
+        Interruption() as interruption,
+        Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main) as progress,
+    ):
+        while step < loop.steps and not (signal := _stop(accelerator, stop_at, interruption)):
+            optimiser.set_learning_rate(rate := learning_rate(config, step, loop.steps))
+            figures = _gradients(accelerator, objective, loop, step, parts)
+            if not math.isfinite(figures["loss"]):
                 last = latest_checkpoint(checkpoints)
                 raise BadInput(
-                    f"loss is {value} at step {step}: the last good checkpoint is {last}; lower optimiser.lr"
+                    f"loss is {figures['loss']} at step {step}: the last good checkpoint is {last}; lower "
+                    "optimiser.lr"
                 )
-            accelerator.backward(loss)
             average_gradients(parameters)
             accelerator.clip_grad_norm_(parameters, config.clip)
             optimiser.step()
             optimiser.zero_grad()
             ema.update(module, step)
             step += 1
-            progress.update(step, {"loss": value, **figures}, every=loop.log_every)
+            means = progress.update(step, figures, every=loop.log_every)
+            if means:
+                accelerator.log({**means, "lr": rate}, step=step)
             if main and step % loop.save_every == 0:
-                save(checkpoints, step, recipe, module, optimiser, ema, scaler)
+                keep()
                 saved = step
-    if main:
-        if saved != step:
-            save(checkpoints, step, recipe, module, optimiser, ema, scaler)
-        _export(objective, ema, output)
+        if main and saved != step:
+            keep()
     accelerator.wait_for_everyone()
+    if step < loop.steps and signal > 0:
+        raise Interrupted(
+            f"{latest_checkpoint(checkpoints)} holds step {step} of {loop.steps}: go on with --resume", signal
+        )
+    if main:
+        with _averaged(objective, ema):
+            objective.export(output)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
     return output
 
 
-def _accelerator(loop: LoopConfig) -> Accelerator:
-    try:
-        accelerator = Accelerator(mixed_precision=loop.precision)
-    except ValueError as error:  # a precision that this device does not have
-        raise BadInput(f"loop.precision {loop.precision}: {error}") from error
-    if loop.batch_size % accelerator.num_processes:
-        raise BadInput(
-            f"loop.batch_size {loop.batch_size} does not divide by {accelerator.num_processes} processes"
-        )
-    return accelerator
+def _gradients(
+    accelerator: Accelerator,
+    objective: Objective,
+    loop: LoopConfig,
+    step: int,
+    parts: Sequence[Sequence[int]],
+) -> dict[str, float]:
+    """Add up the gradients of this process's share of a step, part by part; its figures, ``loss`` first.
+
+    The loss is the mean over all processes, so that they agree on whether to go on.
+    """
+    rows = sum(len(part) for part in parts)
+    sums: dict[str, list[tuple[float, int]]] = {}
+    total = torch.zeros((), device=accelerator.device)
+    for part in parts:
+        key = StepKey(loop.seed, step, part, loop.batch_size)
+        seed_modules(key)
+        with accelerator.autocast():
+            loss, figures = objective.loss(key)
+        share = len(part) / rows
+        accelerator.backward(loss * share if len(parts) > 1 else loss)
+        total += loss.detach().float() * share
+        for name, value in figures.items():
+            sums.setdefault(name, []).append((value, len(part)))
+    mean: Any = accelerator.reduce(total, "mean")
+    averages = {
+        name: sum(value * count for value, count in found) / sum(count for _, count in found)
+        for name, found in sums.items()
+    }
+    return {"loss": float(mean), **averages}
 
 
-def _export(objective: Objective, ema: Ema, output: Path) -> None:
-    """Export the averaged weights, and put the trained ones back."""
+@contextmanager
+def _averaged(objective: Objective, ema: Ema) -> Iterator[None]:
+    """The averaged weights in the objective's model, in evaluation mode; then the trained ones again."""
     module = objective.trained
     kept = {k: v.clone() for k, v in module.state_dict().items()}
-    module.load_state_dict(ema.state_dict())
-    module.eval()
-    objective.export(output)
-    module.load_state_dict(kept)
+    try:
+        module.load_state_dict(ema.state_dict())
+        module.eval()
+        yield
+    finally:
+        module.load_state_dict(kept)
+        module.train()
 
 
-def _time_is_up(accelerator: Accelerator, stop_at: float | None) -> bool:
-    """Decided by the main process for all, or they would wait for each other for ever."""
-    if stop_at is None:
-        return False
-    decision = [time.time() >= stop_at]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(decision)
-    return decision[0]
+def _stop(accelerator: Accelerator, stop_at: float | None, interruption: Interruption) -> int:
+    """0: go on; -1: the time is up; else the number of a signal that any process received.
+
+    Decided for all, or they would wait for each other for ever.
+    """
+    up = stop_at is not None and time.time() >= stop_at
+    own = interruption.received or (-1 if up and accelerator.is_main_process else 0)
+    if accelerator.num_processes == 1:
+        return own
+    # A signal's number is above the -1 of the time, which only the main process looks at.
+    values: Any = accelerator.gather(torch.tensor([own], device=accelerator.device))
+    numbers = values.tolist()
+    return max(numbers) or min(numbers)

@@ -33,16 +33,20 @@ class Progress:
             self._task = bar.add_task(name, total=steps, completed=start)
             self._bar = bar
 
-    def update(self, step: int, figures: Mapping[str, float], *, every: int) -> None:
-        """Count one step; report when ``step`` is a multiple of ``every`` or the last."""
+    def update(self, step: int, figures: Mapping[str, float], *, every: int) -> dict[str, float]:
+        """Count one step; report when ``step`` is a multiple of ``every`` or the last, and return the means.
+
+        At other steps, and where this process does not report, the answer is empty.
+        """
         for key, value in figures.items():
             self._sums.setdefault(key, []).append(value)
         self._count += 1
         if not self._enabled or (step % every and step != self._steps):
-            return
+            return {}
         seconds = time.perf_counter() - self._since
-        means = " ".join(f"{k} {sum(v) / len(v):.4f}" for k, v in self._sums.items())
-        line = f"{means} {self._batch * self._count / seconds:.1f} samples/s"
+        means = {name: sum(values) / len(values) for name, values in self._sums.items()}
+        speed = self._batch * self._count / seconds
+        line = f"{' '.join(f'{k} {v:.4f}' for k, v in means.items())} {speed:.1f} samples/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=f"{self._name} {line}")
         else:
@@ -53,6 +57,7 @@ class Progress:
                 flush=True,
             )
         self._sums, self._count, self._since = {}, 0, time.perf_counter()
+        return {**means, "samples_per_second": speed}
 
     def __enter__(self) -> Progress:
         return self

@@ -17,9 +17,13 @@ from idpersona.training.objectives import build_objective
 
 def find_recipe(recipe: str | Path, *, output: str | Path | None = None) -> Recipe:
     """The recipe of a YAML file, or the built-in one of that name; ``output`` replaces its folder."""
-    by_name = {p.stem: p for p in builtin_recipes()}
-    loaded = load_recipe(by_name.get(str(recipe), Path(recipe)))
+    loaded = load_recipe(recipe_file(recipe))
     return loaded if output is None else loaded.model_copy(update={"output": str(output)})
+
+
+def recipe_file(recipe: str | Path) -> Path:
+    """The file of a recipe, which is given by its path or by a built-in name."""
+    return {p.stem: p for p in builtin_recipes()}.get(str(recipe), Path(recipe))
 
 
 def run_recipe(
@@ -43,4 +47,5 @@ def run_recipe(
         refuse_existing(loaded.output)
     # Fresh weights are drawn from torch's own generator; everything later is keyed by the step.
     torch.manual_seed(loaded.loop.seed)
-    return train(loaded, build_objective(loaded), resume=resume, stop_at=stop_at)
+    given = recipe_file(recipe).read_text(encoding="utf-8")
+    return train(loaded, build_objective(loaded), resume=resume, stop_at=stop_at, given=given)

@@ -1,7 +1,7 @@
 """``idpersona …``: puts the commands together and turns errors into one line and an exit status.
 
 Status 0: done. 1: a measured or verified thing is not as it should be, or a defect of ours. 2: bad input.
-130: interrupted.
+130, 143: interrupted, by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 from idpersona.cli import (
     arguments,
     compare,
+    dataset,
     doctor,
     edit,
     evaluate,
@@ -25,7 +26,7 @@ from idpersona.cli import (
     people,
     train,
 )
-from idpersona.errors import IdPersonaError
+from idpersona.errors import IdPersonaError, Interrupted
 
 HELP = "Keep a person's or an object's identity while generating images with diffusion models."
 EXAMPLE = (
@@ -47,6 +48,7 @@ generate.register(app)
 edit.register(app)
 compare.register(app)
 people.register(app)
+dataset.register(app)
 train.register(app)
 evaluate.register(app)
 models.register(app)
@@ -84,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = arguments.spread(list(sys.argv[1:] if argv is None else argv)) or ["--help"]
     try:
         status = app(words, prog_name="idpersona", standalone_mode=False)
+    except Interrupted as error:
+        return _fail(str(error), error.status)
     except IdPersonaError as error:
         return _fail(str(error), 2)
     except UsageProblem as error:

@@ -154,7 +154,7 @@ def cache(archives: Archives) -> Path:
 
 def write_recipe(folder: Path, name: str, objective: dict, **top: object) -> Path:
     """A tiny recipe in float32; ``top`` adds or replaces keys of the recipe, ``loop`` those of its loop."""
-    loop = {"steps": 3, "batch_size": 8, "precision": "no", "save_every": 2, "log_every": 1}
+    loop = {"steps": 3, "batch_size": 8, "precision": "no", "save_every": 2, "log_every": 1, "trackers": []}
     recipe = {
         "name": name,
         "objective": objective,
@@ -227,6 +227,7 @@ def recipe_of(runs, diffusion_run, labeler_run, recipe_writer, tmp_path_factory)
 
     def write(method, *, init_from=None, loop=None, **changes):
         own = {
+            "instantid": {},
             "infinite-id": {"vit": str(runs["vit"] / "model"), "face_hidden": 16},
             "anymaker": {"vit": str(runs["vit"] / "model"), "hidden": 32},
             "wplus": {"style": str(runs["style"] / "encoder"), "stage": 1, "tokens": 2},

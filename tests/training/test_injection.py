@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,9 @@ from idpersona.training.publish import (
 )
 from idpersona.training.run import run_recipe
 
-METHODS = ("infinite-id", "wplus", "anymaker")
+METHODS = ("instantid", "infinite-id", "wplus", "anymaker")
 PARTS = {
+    "instantid": {"projector", "cross_attention", "identitynet"},
     "infinite-id": {"mapper", "cross_attention"},
     "wplus": {"mapper", "cross_attention"},
     "anymaker": {"mapper", "cross_attention", "decoupler", "reader"},
@@ -72,7 +74,11 @@ def test_what_comes_out_is_an_adapter_of_the_base(method, trained, diffusion_run
     pipe = StableDiffusionPipeline.from_pretrained(diffusion_run / "base")
     adapter = load_adapter(run / method, base=pipe)
     assert adapter.name == method
-    assert set(adapter.parts) == {"mapper", "cross_attention"}
+    assert set(adapter.parts) == PARTS[method] - {"decoupler", "reader"}
+    checkpoint: Any = load_adapter(run / "checkpoints" / "step-2", base=pipe)
+    for name, part in adapter.parts.items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(value, checkpoint.parts[name].state_dict()[key])
     average = load_file(run / "checkpoints" / "step-2" / "ema.safetensors")
     for name, part in adapter.parts.items():
         for key, value in part.state_dict().items():
@@ -88,6 +94,33 @@ def test_people_decide_the_prediction_and_nobody_is_zeros(method, recipe_of):
     nobody = dataclasses.replace(batch, somebody=torch.zeros(8, dtype=torch.bool))
     told = objective.conditions(nobody)
     assert torch.equal(told, told[:1].expand_as(told))
+
+
+def test_the_identity_loss_in_pixels_looks_where_the_face_is(recipe_of, recipe_writer, tmp_path):
+    objective = {"kind": "face-descriptor", "widths": [8, 8, 8, 8], "blocks": 1}
+    reader = run_recipe(recipe_writer(tmp_path, "face-descriptor", objective)) / "model"
+    wanted = {"latent_descriptor": None, "face_descriptor": str(reader)}
+    built = build(recipe_of("instantid", **wanted))
+    loss, figures = built.loss(KEY)
+    loss.backward()
+    assert {"mse", "unlike", "unlike_drawn"} <= figures.keys()
+    assert {n for n, p in built.trained.named_parameters() if p.grad is not None} == set(
+        dict(built.trained.named_parameters())
+    )
+    batch = built.data.batch(KEY)
+    latents = built.latents(batch.pictures).requires_grad_()
+    weight, points = torch.ones(8), batch.points
+    assert float(built.likeness.to_photos(latents, latents, weight, points)) == pytest.approx(0, abs=1e-5)
+    # Only what lies under the face passes a gradient.
+    far = points.clone()
+    far[:] = points - points.mean(dim=1, keepdim=True) + 24
+    built.likeness.to_photos(latents, latents.detach().flip(0), weight, far / 3).backward()
+    spread = latents.grad.abs().sum(dim=(0, 1))
+    assert float(spread[:8, :8].sum()) > 0 and float(spread[12:, 12:].sum()) == 0
+    with pytest.raises(BadInput, match="where a face is drawn"):
+        build(recipe_of("wplus", **wanted))
+    with pytest.raises(BadInput, match="not both"):
+        build(recipe_of("instantid", face_descriptor=str(reader)))
 
 
 def test_infinite_id_is_trained_without_the_text(recipe_of):
@@ -143,8 +176,8 @@ def test_anymaker_keeps_what_is_not_the_object_apart(recipe_of):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_missing_part_is_told_at_once(method, recipe_of, tmp_path):
-    part = "style" if method == "wplus" else "vit"
-    with pytest.raises(MissingWeights, match="idpersona train mini-"):
+    part = {"wplus": "style", "instantid": "labeler"}.get(method, "vit")
+    with pytest.raises(MissingWeights, match="idpersona train"):
         build(recipe_of(method, **{part: str(tmp_path / "none")}))
 
 

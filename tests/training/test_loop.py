@@ -17,6 +17,7 @@ from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective, learning_rate, train
 from idpersona.training.progress import Progress
+from idpersona.training.setting import Resolved
 
 
 class Line(Objective):
@@ -45,7 +46,9 @@ def recipe(folder: Path, steps: int = 30, **loop) -> Recipe:
         name="line",
         objective={"kind": "line"},
         optimiser=OptimiserConfig(lr=0.02, warmup_steps=5),
-        loop=LoopConfig(steps=steps, batch_size=16, precision="no", save_every=7, **loop),
+        loop=LoopConfig(
+            **{"steps": steps, "batch_size": 16, "precision": "no", "save_every": 7, "trackers": ()} | loop
+        ),
         output=str(folder),
     )
 
@@ -203,3 +206,47 @@ def test_seed_step_index_and_purpose_all_matter():
         StepKey(0, 0, [0], 4).normal((16,), 1),
     ):
         assert not torch.allclose(base, other)
+
+
+def test_gradients_added_up_over_parts_are_those_of_the_batch(tmp_path):
+    whole, parts = Line(), Line()
+    train(recipe(tmp_path / "whole"), whole)
+    train(recipe(tmp_path / "parts", accumulate=4), parts)
+    for name, value in whole.trained.state_dict().items():
+        assert torch.allclose(value, parts.trained.state_dict()[name], atol=1e-4), name
+    with pytest.raises(BadInput, match="does not divide by 1 processes times"):
+        train(recipe(tmp_path / "odd", accumulate=5), Line())
+
+
+def test_what_a_run_was_made_with_lies_beside_it(tmp_path):
+    made = recipe(tmp_path, trackers=("tensorboard",))
+    train(made, Line(), given="name: line  # as written\n")
+    assert (tmp_path / "given.yaml").read_text() == "name: line  # as written\n"
+    resolved = Resolved.model_validate_json((tmp_path / "resolved.json").read_text())
+    assert resolved.recipe == made and resolved.trained == {"0": 16, "2": 9}
+    assert (resolved.processes, resolved.rows, resolved.device) == (1, 16, "cpu")
+    assert resolved.versions["torch"] == torch.__version__.split("+")[0] or "+" in resolved.versions["torch"]
+
+
+def test_figures_are_tracked(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(recipe(tmp_path, log_every=10, trackers=("tensorboard",)), Line())
+    (folder,) = {path.parent for path in (tmp_path / "logs").rglob("events*")}
+    events = EventAccumulator(str(folder)).Reload()
+    assert {"loss", "size", "lr", "samples_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("loss")] == [10, 20, 30]
+    with pytest.raises(BadInput, match="nowhere is not installed"):
+        train(recipe(tmp_path / "other", trackers=("nowhere",)), Line())
+
+
+def test_a_checkpoint_holds_what_the_objective_keeps_for_others(tmp_path):
+    class Kept(Line):
+        def save(self, folder: Path) -> None:
+            torch.save(self.trained.state_dict(), folder / "line.pt")
+
+    objective = Kept()
+    train(recipe(tmp_path), objective)
+    found = torch.load(tmp_path / "checkpoints" / "step-30" / "line.pt", weights_only=True)
+    for name, value in objective.exported.items():
+        assert torch.equal(found[name], value), "the averaged weights"

@@ -22,6 +22,7 @@ CONFIGS = {
     "style-autoencoder": ("style_autoencoder", "StyleAutoencoderConfig"),
     "diffusion": ("diffusion_config", "DiffusionConfig"),
     "infinite-id": ("infinite_id", "InfiniteIDTrainingConfig"),
+    "instantid": ("instantid", "InstantIDTrainingConfig"),
     "wplus": ("wplus", "WPlusTrainingConfig"),
     "anymaker": ("anymaker", "AnyMakerTrainingConfig"),
     "lora": ("lora", "LoraConfig"),

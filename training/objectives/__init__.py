@@ -18,6 +18,7 @@ KINDS = (
     "masked-autoencoder",
     "style-autoencoder",
     "diffusion",
+    "instantid",
     "infinite-id",
     "wplus",
     "anymaker",
@@ -79,6 +80,10 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.diffusion_config import DiffusionConfig
 
         return DiffusionObjective(config(DiffusionConfig), recipe.init_from, Path(recipe.output))
+    if kind == "instantid":
+        from idpersona.training.objectives.instantid import InstantIDObjective, InstantIDTrainingConfig
+
+        return InstantIDObjective(config(InstantIDTrainingConfig), recipe.init_from)
     if kind == "infinite-id":
         from idpersona.training.objectives.infinite_id import InfiniteIDObjective, InfiniteIDTrainingConfig
 

@@ -137,6 +137,11 @@ class DiffusionObjective(Objective):
             return predict(unet, self.adapter, noisy, context, tokens, batch).float()
         return unet(noisy, batch.timesteps, context, return_dict=False)[0].float()
 
+    def save(self, folder: Path) -> None:
+        """InstantID itself, where it is trained: ``load_adapter`` reads a checkpoint's folder."""
+        if self.adapter:
+            self.adapter.save_pretrained(folder)
+
     def export(self, folder: Path) -> None:
         """Write the base as a stock pipeline folder ``base`` and InstantID as ``instantid``."""
         export_base(self.base, SCHEDULE, folder / "base")

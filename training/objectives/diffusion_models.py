@@ -101,23 +101,7 @@ def build_identity(
         adapter.check_fits(unet)
         adapter.identitynet = channels_last(adapter.identitynet or fresh_identitynet(unet))
         return adapter
-    sizes = InstantIDConfig(
-        encoder="dlib",
-        embedding_dim=DESCRIPTOR,
-        dim=192,
-        depth=2,
-        dim_head=32,
-        heads=6,
-        num_tokens=config.tokens,
-        output_dim=config.text_width,
-        framing=(EYE_DISTANCE, EYE_LINE),
-        framing_freedom=(0.75, 1.2, 0.12),
-        kps_radius=KPS_RADIUS,
-        kps_stick_width=KPS_STICK_WIDTH,
-        resize_max_side=SIDE,
-        resize_min_side=SIDE,
-        resize_multiple=8,
-    )
+    sizes = instantid_sizes(config.tokens, config.text_width)
     projector = InstantIDProjector(**sizes.projector_sizes())
     standardise_input(projector.proj_in, descriptors)
     return InstantID(
@@ -125,6 +109,27 @@ def build_identity(
         IdentityCrossAttention.from_unet(unet, copy_weights=True),
         channels_last(fresh_identitynet(unet)),
         sizes,
+    )
+
+
+def instantid_sizes(tokens: int, text_width: int) -> InstantIDConfig:
+    """The configuration of InstantID for the embedded model: ``tokens`` for a face, of ``text_width``."""
+    return InstantIDConfig(
+        encoder="dlib",
+        embedding_dim=DESCRIPTOR,
+        dim=192,
+        depth=2,
+        dim_head=32,
+        heads=6,
+        num_tokens=tokens,
+        output_dim=text_width,
+        framing=(EYE_DISTANCE, EYE_LINE),
+        framing_freedom=(0.75, 1.2, 0.12),
+        kps_radius=KPS_RADIUS,
+        kps_stick_width=KPS_STICK_WIDTH,
+        resize_max_side=SIDE,
+        resize_min_side=SIDE,
+        resize_multiple=8,
     )
 
 

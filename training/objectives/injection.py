@@ -11,11 +11,11 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -29,7 +29,7 @@ from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, Predict, denoise, draw
 from idpersona.training.objectives.diffusion_data import PERIOD, CaptionedFaces
 from idpersona.training.objectives.frozen import FrozenBase
-from idpersona.training.objectives.likeness import Likeness
+from idpersona.training.objectives.likeness import FaceLikeness, IdentityLoss, Likeness
 
 _CHOICE = 0
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -47,7 +47,8 @@ class InjectionConfig(BaseModel):
         denoising: weight of the denoising error.
         min_snr: gamma of ``loss_weight``.
         latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
-        likeness: weight of the identity loss that it gives.
+        face_descriptor: folder of the one that reads it from the pixels of the decoded face, or null.
+        likeness: weight of the identity loss that the one or the other gives.
         drawn: share of each batch whose people the model besides draws from noise itself, up to a random step
             at which the identity loss is taken.
         drawn_from: first training step with such drawings; before it they are no faces yet.
@@ -66,11 +67,18 @@ class InjectionConfig(BaseModel):
     denoising: float = Field(1.0, ge=0)
     min_snr: float = Field(5.0, gt=0)
     latent_descriptor: str | None = None
+    face_descriptor: str | None = None
     likeness: float = Field(1.0, ge=0)
     drawn: Share = 0.25
     drawn_from: int = Field(300, ge=0)
     wide: Share = 0.25
     reference_zoom: float = Field(1.0, gt=0.3, lt=2)
+
+    @model_validator(mode="after")
+    def _one_reader(self) -> Self:
+        if self.latent_descriptor and self.face_descriptor:
+            raise ValueError("name a latent_descriptor or a face_descriptor, not both")
+        return self
 
 
 @dataclass(frozen=True)
@@ -195,15 +203,25 @@ class InjectionObjective(Objective):
     folder: str
     """Name of the adapter's folder in the output."""
 
+    places_faces: bool = False
+    """The model is told where the face is, so that what it draws has it there."""
+
     def __init__(self, config: InjectionConfig):
         self.config = config
         base = FrozenBase.open(config.base)
         self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
         self.kernel = base.kernel
         self.data = InjectionData(config, base.tokenizer)
-        self.likeness = None
+        self.likeness: IdentityLoss | None = None
         if config.latent_descriptor:
             self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)
+        elif config.face_descriptor:
+            if config.drawn and not self.places_faces:
+                raise BadInput(
+                    "objective.drawn: this method does not say where a face is drawn, and face_descriptor "
+                    "has to know: set drawn to 0, or name a latent_descriptor"
+                )
+            self.likeness = FaceLikeness(config.face_descriptor, self.latents, self.data.faces.descriptors)
 
     def hold(self, adapter: Adapter) -> None:
         """Take over the adapter that is trained; called at the end of a method's ``__init__``."""
@@ -255,7 +273,7 @@ class InjectionObjective(Objective):
         if self.likeness is None or not self.config.likeness:
             return []
         known = step.signal() * batch.somebody.float()
-        terms = [("unlike", 1.0, self.likeness.to_photos(step.estimate(), latents, known))]
+        terms = [("unlike", 1.0, self.likeness.to_photos(step.estimate(), latents, known, batch.points))]
         if self.config.drawn and batch.key.step >= self.config.drawn_from:
             part = batch.of_share(self.config.drawn)
             if not len(part.texts):
@@ -263,7 +281,7 @@ class InjectionObjective(Objective):
             predict = self._predictor(part, self.encode(part))
             own = draw(predict, tuple(latents.shape[1:]), part.key, latents.device)
             wanted = part.descriptors * part.somebody[:, None]
-            unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal())
+            unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal(), part.points)
             terms.append(("unlike_drawn", len(part.texts) / len(latents), unlike))
         return terms
 
@@ -287,6 +305,10 @@ class InjectionObjective(Objective):
             return self.predict(noisy, timesteps, text, kept[mode]).float()
 
         return predict
+
+    def save(self, folder: Path) -> None:
+        """The adapter itself: ``load_adapter`` reads a checkpoint's folder."""
+        self.adapter.save_pretrained(folder)
 
     def export(self, folder: Path) -> None:
         """Write the adapter as a folder of its own."""

@@ -1,11 +1,15 @@
-"""The identity loss of ``diffusion.py``: do estimated clean latents show the person asked for?
+"""The identity loss: do estimated clean latents show the person asked for? 1 - cosine of what is read.
 
-A frozen network reads dlib's descriptor from latents (recipe ``latent-descriptor``); the loss is 1 - cosine.
+``Likeness`` reads latents themselves (recipe ``latent-descriptor``), of one autoencoder only.
+``FaceLikeness`` decodes them, cuts the face out where the target picture has it, and reads its pixels (recipe
+``face-descriptor``). That the face is sought where the target's is makes the loss work at every noise level,
+without a detector on half-drawn faces (WithAnyone, arXiv:2510.14975, aligns by ground truth). Neither network
+is a judge: both imitate dlib's descriptor, which conditions what is trained.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,12 +17,55 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from idpersona.checkpoint import load_component
+from idpersona.encoders.differentiable import FaceDescriptor
 from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.training.latents import Latents
 from idpersona.training.weights import channels_last, require_folder
 
+Points = Tensor | None
 
-class Likeness:
-    """How little the faces of latents are those of given people.
+
+class IdentityLoss(Protocol):
+    """``points``: keypoints [B, 5, 2] in pixels of the pictures that the latents stand for, where needed."""
+
+    def to_photos(self, estimate: Tensor, latents: Tensor, weight: Tensor, points: Points = None) -> Tensor:
+        """Against the faces in ``latents`` [B, C, h, w]; the mean of ``weight`` [B] * (1 - cosine)."""
+        ...
+
+    def to_descriptors(
+        self, estimate: Tensor, descriptors: Tensor, weight: Tensor, points: Points = None
+    ) -> Tensor:
+        """Against ``descriptors`` [B, D]; rows of zeros, which stand for nobody, count nothing."""
+        ...
+
+
+class _Reading:
+    """What both have in common; ``mean`` [D] is taken off descriptors, as it is off what networks read."""
+
+    mean: Tensor
+
+    def read(self, latents: Tensor, points: Points) -> Tensor:
+        """Descriptors [B, D] less their mean; gradients flow to ``latents``."""
+        raise NotImplementedError
+
+    def to_photos(self, estimate: Tensor, latents: Tensor, weight: Tensor, points: Points = None) -> Tensor:
+        with torch.no_grad():
+            wanted = self.read(latents, points)
+        return self._unlike(estimate, wanted, weight, points)
+
+    def to_descriptors(
+        self, estimate: Tensor, descriptors: Tensor, weight: Tensor, points: Points = None
+    ) -> Tensor:
+        somebody = descriptors.any(dim=1).float()
+        wanted = descriptors - self.mean.to(descriptors.device)
+        return self._unlike(estimate, wanted, weight * somebody, points)
+
+    def _unlike(self, estimate: Tensor, wanted: Tensor, weight: Tensor, points: Points) -> Tensor:
+        return (weight * (1 - F.cosine_similarity(self.read(estimate, points), wanted))).mean()
+
+
+class Likeness(_Reading):
+    """Reads latents.
 
     Args:
         folder: of the network that reads descriptors; raises MissingWeights when nothing lies there.
@@ -31,20 +78,25 @@ class Likeness:
         self.reader = reader
         self.mean = torch.from_numpy(descriptors.mean(axis=0))
 
-    def to_photos(self, estimate: Tensor, latents: Tensor, weight: Tensor) -> Tensor:
-        """Against the faces in ``latents`` [B, C, h, w]; the mean of ``weight`` [B] * (1 - cosine)."""
-        with torch.no_grad():
-            wanted = self._read(latents)
-        return self._unlike(estimate, wanted, weight)
-
-    def to_descriptors(self, estimate: Tensor, descriptors: Tensor, weight: Tensor) -> Tensor:
-        """Against ``descriptors`` [B, D]; rows of zeros, which stand for nobody, count nothing."""
-        somebody = descriptors.any(dim=1).float()
-        wanted = descriptors - self.mean.to(descriptors.device)
-        return self._unlike(estimate, wanted, weight * somebody)
-
-    def _unlike(self, estimate: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-        return (weight * (1 - F.cosine_similarity(self._read(estimate), wanted))).mean()
-
-    def _read(self, latents: Tensor) -> Tensor:
+    def read(self, latents: Tensor, points: Points) -> Tensor:
         return self.reader.to(latents.device)(latents).float()
+
+
+class FaceLikeness(_Reading):
+    """Decodes latents and reads the face at ``points``.
+
+    Args:
+        folder: of the network that reads faces; raises MissingWeights when nothing lies there.
+        latents: of the base; its autoencoder decodes.
+        descriptors: as of :class:`Likeness`.
+    """
+
+    def __init__(self, folder: str, latents: Latents, descriptors: np.ndarray):
+        path = require_folder(folder, "reader of faces", "face-descriptor")
+        self.reader, self.latents = FaceDescriptor.load(path), latents
+        self.mean = torch.from_numpy(descriptors.mean(axis=0))
+
+    def read(self, latents: Tensor, points: Points) -> Tensor:
+        assert points is not None
+        pictures = self.latents.decode(latents)
+        return self.reader.to(latents.device)(pictures, points).float()

@@ -104,9 +104,13 @@ class LoraObjective(Objective):
         loss = step.loss(self.config.min_snr)
         return loss, {"mse": float(step.error().mean().detach())}
 
-    def export(self, folder: Path) -> None:
-        """Write ``lora/pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
+    def save(self, folder: Path) -> None:
+        """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
         from peft.utils import get_peft_model_state_dict
 
         state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
-        StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=state)
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
+
+    def export(self, folder: Path) -> None:
+        """As :meth:`save`, in ``lora``."""
+        self.save(folder / "lora")
