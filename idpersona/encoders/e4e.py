@@ -37,7 +37,9 @@ class _SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
 
 
-class _Unit(nn.Module):
+class BackboneUnit(nn.Module):
+    """ArcFace's residual unit with squeeze and excitation."""
+
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
         self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
@@ -102,7 +104,8 @@ class E4EEncoder(nn.Module):
         units: list[nn.Module] = []
         for channels, count in stages:
             units += [
-                _Unit(width if n == 0 else channels, channels, 2 if n == 0 else 1) for n in range(count)
+                BackboneUnit(width if n == 0 else channels, channels, 2 if n == 0 else 1)
+                for n in range(count)
             ]
             width = channels
         self.body = nn.Sequential(*units)
