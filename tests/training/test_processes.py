@@ -6,20 +6,29 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from idpersona.training.run import run_recipe
+from idpersona.training.setting import Resolved
 
 STEPS = 2
 
 
-def test_two_processes_take_the_steps_of_one(diffusion_objective, tmp_path, recipe_writer):
+LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
+LAUNCHES = {
+    "accelerate": [*LAUNCH, "--num_processes", "2", "-m", "idpersona.training"],
+    "alone": [sys.executable, "-m", "idpersona.training", "--processes", "2"],
+}
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_two_processes_take_the_steps_of_one(launch, diffusion_objective, tmp_path, recipe_writer):
     path = recipe_writer(tmp_path, "mini", diffusion_objective, loop={"steps": STEPS})
     run_recipe(path, output=tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "idpersona.training", str(path), "--output", str(tmp_path / "two")]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*LAUNCHES[launch], str(path), "--output", str(tmp_path / "two")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-12000:]
     assert done.stderr.count(f"step {STEPS}/{STEPS}") == 1, "only the main process reports"
@@ -30,6 +39,8 @@ def test_two_processes_take_the_steps_of_one(diffusion_objective, tmp_path, reci
         weights.append(load_file(checkpoint / "weights.safetensors"))
         state = torch.load(checkpoint / "optimiser.pt", weights_only=True)[0]["state"]
         moments.append(torch.cat([state[n]["exp_avg"].flatten() for n in sorted(state)]))
+    resolved = Resolved.model_validate_json((tmp_path / "two" / "resolved.json").read_text())
+    assert (resolved.processes, resolved.rows) == (2, 4)
     # The averages of the gradients agree to rounding, in steps whose gradients are clipped to length 1.
     assert moments[0].norm() > 0.05
     assert (moments[0] - moments[1]).abs().max() < 1e-6
