@@ -114,6 +114,7 @@ def train(
         keep_recipe(output, recipe, objective, accelerator, given)
         if step == 0:
             objective.begin(output)
+    accelerator.wait_for_everyone()
     start_trackers(accelerator, recipe)
 
     def keep() -> Path:

@@ -26,6 +26,7 @@ CONFIGS = {
     "wplus": ("wplus", "WPlusTrainingConfig"),
     "anymaker": ("anymaker", "AnyMakerTrainingConfig"),
     "lora": ("lora", "LoraConfig"),
+    "persona": ("persona", "PersonaConfig"),
     "sliders": ("sliders", "SlidersConfig"),
 }
 

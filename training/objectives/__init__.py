@@ -23,6 +23,7 @@ KINDS = (
     "wplus",
     "anymaker",
     "lora",
+    "persona",
     "sliders",
 )
 
@@ -100,6 +101,10 @@ def build_objective(recipe: Recipe) -> Objective:
         from idpersona.training.objectives.lora import LoraConfig, LoraObjective
 
         return LoraObjective(config(LoraConfig))
+    if kind == "persona":
+        from idpersona.training.objectives.persona import PersonaConfig, PersonaObjective
+
+        return PersonaObjective(config(PersonaConfig), Path(recipe.output))
     if kind == "sliders":
         from idpersona.training.objectives.sliders import SlidersConfig, SlidersObjective
 
