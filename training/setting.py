@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from accelerate.utils import ProjectConfiguration
 from pydantic import BaseModel, ConfigDict
 
 from idpersona.errors import BadInput
+from idpersona.installed import package_versions
 from idpersona.training.config import LoopConfig, Recipe
 
 _PACKAGES = ("idpersona", "torch", "accelerate", "diffusers", "transformers", "peft")
@@ -96,7 +96,7 @@ def keep_recipe(
         rows=recipe.loop.batch_size // accelerator.num_processes // recipe.loop.accumulate,
         device=accelerator.device.type,
         trained=trained,
-        versions={name: _version(name) for name in _PACKAGES},
+        versions=package_versions(_PACKAGES),
     )
     (output / "resolved.json").write_text(resolved.model_dump_json(indent=2))
 
@@ -109,10 +109,3 @@ def _trackers(loop: LoopConfig) -> Sequence[str]:
     for name in absent:
         print(f"no {name} here: figures are printed only (pip install {name})", file=sys.stderr)
     return [name for name in loop.trackers if name not in absent]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from PIL import Image
 from idpersona.errors import OutputError
 from idpersona.eval.statistics import Interval
 from idpersona.images import atomic_output
+from idpersona.installed import package_versions
 from idpersona.provenance import COMPOSITE_TYPE, write_png
 
 if TYPE_CHECKING:
@@ -176,12 +176,7 @@ def check_private_folder(folder: Path) -> None:
 def versions() -> dict[str, str]:
     """Versions of what can change a number."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return found | package_versions(_PACKAGES)
 
 
 def _plain(value: Any) -> Any:

@@ -13,17 +13,17 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
-from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from idpersona.errors import BadInput, MissingWeights
+from idpersona.errors import BadInput
 from idpersona.pixels import to_tensor
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import denoise
 from idpersona.training.objectives.diffusion_data import CaptionedFaces
 from idpersona.training.objectives.frozen import FrozenBase
+from idpersona.training.peft_lora import add_lora, require_peft, save_lora
 
 
 class LoraConfig(BaseModel):
@@ -59,10 +59,7 @@ class LoraObjective(Objective):
     """See the module's docstring."""
 
     def __init__(self, config: LoraConfig):
-        try:
-            from peft import LoraConfig as Peft
-        except ImportError as error:
-            raise MissingWeights("training a LoRA needs peft: pip install 'idpersona[train]'") from error
+        require_peft()
         self.config = config
         base = FrozenBase.open(config.base)
         self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
@@ -73,9 +70,7 @@ class LoraObjective(Objective):
             raise BadInput(f"objective.attribute: no photo has '{config.attribute}'")
         order = np.random.default_rng(0).permutation(len(rows))
         self.rows = [rows[n] for n in order[: config.photos]]
-        self.unet.add_adapter(
-            Peft(r=config.rank, lora_alpha=config.rank, target_modules=list(config.targets))
-        )
+        add_lora(self.unet, config.rank, config.targets)
         self.trained = self.unet
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
@@ -106,10 +101,7 @@ class LoraObjective(Objective):
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
-        from peft.utils import get_peft_model_state_dict
-
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
-        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=state)
+        save_lora(StableDiffusionPipeline, self.unet, folder)
 
     def export(self, folder: Path) -> None:
         """As :meth:`save`, in ``lora``."""

@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from idpersona.errors import BadInput, MissingWeights
+from idpersona.errors import BadInput
 from idpersona.images import open_photo
 from idpersona.pixels import to_pictures, to_tensor
 from idpersona.provenance import write_png
@@ -32,6 +31,7 @@ from idpersona.training.objectives.denoising import Denoised, denoise
 from idpersona.training.objectives.face_reader import SHIPPED, FaceReader, contrast, portrait, triplet
 from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.parts import TrainedParameters
+from idpersona.training.peft_lora import add_lora, require_peft, save_lora
 
 IdentityKind = Literal["none", "portrait", "triplet", "contrast"]
 _BANK = 4096
@@ -55,7 +55,7 @@ class PersonaConfig(BaseModel):
         align: see the module's docstring.
         margin: of ``triplet``; 1 as published.
         temperature: of ``contrast``.
-        bank: folder of photos of other people for ``contrast``; None takes the class pictures.
+        bank: folder of photos of others for ``triplet`` and ``contrast``; None takes the class pictures.
         decay: power of the weight (1 - t / T) of the identity loss at timestep t; 2 as published, 0 weighs
             all alike.
         min_snr: gamma of the denoising error's weight.
@@ -93,10 +93,7 @@ class PersonaObjective(Objective):
     """See the module's docstring. Half of every batch are class pictures where the prior is preserved."""
 
     def __init__(self, config: PersonaConfig, output: Path):
-        try:
-            from peft import LoraConfig
-        except ImportError as error:
-            raise MissingWeights("training a persona needs peft: pip install 'idpersona[train]'") from error
+        require_peft()
         self.config, self.output = config, output
         if config.identity in ("triplet", "contrast") and not config.class_pictures and not config.bank:
             raise BadInput(
@@ -113,9 +110,7 @@ class PersonaObjective(Objective):
         if self.reader is not None:
             self.wanted = self._embed(self.portraits).mean(dim=0)
             self.wanted = self.wanted / self.wanted.norm()
-        self.model.unet.add_adapter(
-            LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=list(config.targets))
-        )
+        add_lora(self.model.unet, config.rank, config.targets)
         self.trained = TrainedParameters(self.model.unet)
         self._own = self._latents(self.portraits)
 
@@ -175,10 +170,7 @@ class PersonaObjective(Objective):
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
-        from peft.utils import get_peft_model_state_dict
-
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.model.unet))
-        type(self.model.pipe).save_lora_weights(folder, unet_lora_layers=state)
+        save_lora(type(self.model.pipe), self.model.unet, folder)
 
     def export(self, folder: Path) -> None:
         """As :meth:`save`, in ``lora``."""

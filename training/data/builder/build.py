@@ -8,11 +8,11 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from idpersona.errors import BadInput, OutputError
+from idpersona.installed import package_versions
 from idpersona.safety.people import People, load_people, people_path
 from idpersona.training.data.builder.chunks import Chunk, discard_halves, finished, load_chunk, make_jobs
 from idpersona.training.data.builder.engine import Task, face_encoder, read_chunks
@@ -155,12 +155,7 @@ def _describe(
     registry = None
     if people.guards:
         registry = {"sha256": hashlib.sha256(people_path().read_bytes()).hexdigest()}
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
+    versions = {"python": platform.python_version(), **package_versions(_PACKAGES)}
     return {
         "source": {"kind": source.kind, "photos": len(source), "listing_sha256": source.listing},
         "reading": settings.reading(),
