@@ -40,7 +40,6 @@ CLASSIFIERS = {
     "labeler": "classifiers/labeler",
     "attr-judge": "classifiers/attr-judge",
     "judge": "judge",
-    "face-descriptor": "face-descriptor",
 }
 """Run -> folder in the assets, of small networks."""
 ADAPTERS = {

@@ -169,13 +169,6 @@ def _build() -> Mapping[str, Weight]:
             needs=("mini", "mini-vit"),
             reads=("mini-vit-object",),
         ),
-        _embedded(
-            "face-descriptor",
-            "face-descriptor",
-            "encoder",
-            "RGB in [-1, 1], five points aligned as for ArcFace, 64 px; dlib's descriptor less the mean",
-            note="for losses: differentiable, nearly dlib's descriptor",
-        ),
         _embedded("labeler", "classifiers/labeler", "classifier", face_crop),
         _embedded("attr-judge", "classifiers/attr-judge", "classifier", face_crop, note="for measuring only"),
         Weight(

@@ -17,7 +17,6 @@ from transformers import ViTMAEModel
 
 from idpersona.adapters import load_adapter
 from idpersona.adapters.wplus.adapter import WPlus
-from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.encoders.style import StyleDecoder, StyleEncoder
 from idpersona.errors import BadInput, MissingWeights
 from idpersona.pixels import to_tensor
@@ -96,10 +95,8 @@ def test_people_decide_the_prediction_and_nobody_is_zeros(method, recipe_of):
     assert torch.equal(told, told[:1].expand_as(told))
 
 
-def test_the_identity_loss_in_pixels_looks_where_the_face_is(recipe_of, recipe_writer, tmp_path):
-    objective = {"kind": "face-descriptor", "widths": [8, 8, 8, 8], "blocks": 1}
-    reader = run_recipe(recipe_writer(tmp_path, "face-descriptor", objective)) / "model"
-    wanted = {"latent_descriptor": None, "face_descriptor": str(reader)}
+def test_the_identity_loss_in_pixels_looks_where_the_face_is(recipe_of):
+    wanted = {"latent_descriptor": None, "face_descriptor": "dlib"}
     built = build(recipe_of("instantid", **wanted))
     loss, figures = built.loss(KEY)
     loss.backward()
@@ -120,7 +117,7 @@ def test_the_identity_loss_in_pixels_looks_where_the_face_is(recipe_of, recipe_w
     with pytest.raises(BadInput, match="where a face is drawn"):
         build(recipe_of("wplus", **wanted))
     with pytest.raises(BadInput, match="not both"):
-        build(recipe_of("instantid", face_descriptor=str(reader)))
+        build(recipe_of("instantid", face_descriptor="dlib"))
 
 
 def test_infinite_id_is_trained_without_the_text(recipe_of):
@@ -247,14 +244,6 @@ def test_the_style_autoencoder_makes_codes_and_latents(runs, vae_run):
         codes = encoder(latents)
         assert codes.shape == (2, 6, 16)
         assert decoder(codes).shape == latents.shape
-
-
-def test_the_face_descriptor_states_how_good_it_is(cache, recipe_writer, tmp_path):
-    objective = {"kind": "face-descriptor", "widths": [8, 8, 8, 8], "blocks": 1}
-    run = run_recipe(recipe_writer(tmp_path, "face-descriptor", objective))
-    metrics = SmallFaceCNN.from_pretrained(run / "model").config["metrics"]
-    assert -1 <= metrics["validation_cosine"] <= 1
-    assert {"auc", "dlib_auc"} <= metrics.keys()
 
 
 def test_a_lora_is_trained_on_photos_with_one_attribute(diffusion_run, labeler_run, recipe_writer, tmp_path):

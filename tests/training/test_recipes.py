@@ -17,7 +17,6 @@ CONFIGS = {
     "attributes": ("attributes", "AttributesConfig"),
     "identity-judge": ("judge", "JudgeConfig"),
     "latent-descriptor": ("latent_descriptor", "LatentDescriptorConfig"),
-    "face-descriptor": ("face_descriptor", "FaceDescriptorConfig"),
     "masked-autoencoder": ("masked_autoencoder", "MaskedAutoencoderConfig"),
     "style-autoencoder": ("style_autoencoder", "StyleAutoencoderConfig"),
     "diffusion": ("diffusion_config", "DiffusionConfig"),

@@ -14,7 +14,6 @@ KINDS = (
     "attributes",
     "identity-judge",
     "latent-descriptor",
-    "face-descriptor",
     "masked-autoencoder",
     "style-autoencoder",
     "diffusion",
@@ -55,13 +54,6 @@ def build_objective(recipe: Recipe) -> Objective:
         )
 
         return LatentDescriptorObjective(config(LatentDescriptorConfig))
-    if kind == "face-descriptor":
-        from idpersona.training.objectives.face_descriptor import (
-            FaceDescriptorConfig,
-            FaceDescriptorObjective,
-        )
-
-        return FaceDescriptorObjective(config(FaceDescriptorConfig))
     if kind == "masked-autoencoder":
         from idpersona.training.objectives.masked_autoencoder import (
             MaskedAutoencoderConfig,

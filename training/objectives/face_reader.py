@@ -14,7 +14,7 @@ from idpersona.encoders.arcface import ArcFace
 from idpersona.encoders.differentiable import FaceDescriptor
 from idpersona.errors import MissingWeights
 
-SHIPPED = "face-descriptor"
+DLIB = "dlib"
 
 
 class FaceReader:
@@ -27,22 +27,18 @@ class FaceReader:
 
     @classmethod
     def open(cls, name: str) -> FaceReader:
-        """``face-descriptor``, the shipped network; a folder with such a one; or the file of a published
-        ArcFace network (:class:`~idpersona.encoders.arcface.ArcFace`).
+        """``dlib``, which comes with the installation, or the file of a published ArcFace network
+        (:class:`~idpersona.encoders.arcface.ArcFace`).
 
         Raises:
             MissingWeights: nothing lies there.
             CheckpointError: what lies there is no such network.
         """
-        if name == SHIPPED:
+        if name == DLIB:
             return cls(FaceDescriptor.load())
         place = Path(name)
-        if place.is_dir():
-            return cls(FaceDescriptor.load(place))
         if not place.is_file():
-            raise MissingWeights(
-                f"there is no face network {name}: give {SHIPPED}, a folder, or an ArcFace file"
-            )
+            raise MissingWeights(f"there is no face network {name}: give {DLIB}, or an ArcFace file")
         return cls(ArcFace.load(place))
 
     def __call__(self, pictures: Tensor, keypoints: Any) -> Tensor:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class InjectionConfig(BaseModel):
         denoising: weight of the denoising error.
         min_snr: gamma of ``loss_weight``.
         latent_descriptor: folder of the network that reads a face's descriptor from latents, or null.
-        face_descriptor: folder of the one that reads it from the pixels of the decoded face, or null.
+        face_descriptor: dlib, to read it from the pixels of the decoded face, or null.
         likeness: weight of the identity loss that the one or the other gives.
         drawn: share of each batch whose people the model besides draws from noise itself, up to a random step
             at which the identity loss is taken.
@@ -67,7 +67,7 @@ class InjectionConfig(BaseModel):
     denoising: float = Field(1.0, ge=0)
     min_snr: float = Field(5.0, gt=0)
     latent_descriptor: str | None = None
-    face_descriptor: str | None = None
+    face_descriptor: Literal["dlib"] | None = None
     likeness: float = Field(1.0, ge=0)
     drawn: Share = 0.25
     drawn_from: int = Field(300, ge=0)
@@ -221,7 +221,7 @@ class InjectionObjective(Objective):
                     "objective.drawn: this method does not say where a face is drawn, and face_descriptor "
                     "has to know: set drawn to 0, or name a latent_descriptor"
                 )
-            self.likeness = FaceLikeness(config.face_descriptor, self.latents, self.data.faces.descriptors)
+            self.likeness = FaceLikeness(self.latents)
 
     def hold(self, adapter: Adapter) -> None:
         """Take over the adapter that is trained; called at the end of a method's ``__init__``."""

@@ -1,10 +1,10 @@
 """The identity loss: do estimated clean latents show the person asked for? 1 - cosine of what is read.
 
 ``Likeness`` reads latents themselves (recipe ``latent-descriptor``), of one autoencoder only.
-``FaceLikeness`` decodes them, cuts the face out where the target picture has it, and reads its pixels (recipe
-``face-descriptor``). That the face is sought where the target's is makes the loss work at every noise level,
-without a detector on half-drawn faces (WithAnyone, arXiv:2510.14975, aligns by ground truth). Neither network
-is a judge: both imitate dlib's descriptor, which conditions what is trained.
+``FaceLikeness`` decodes them, cuts the face out where the target picture has it, and reads its pixels. That
+the face is sought where the target's is makes the loss work at every noise level, without a detector on
+half-drawn faces (WithAnyone, arXiv:2510.14975, aligns by ground truth). Neither is a judge: one imitates, the
+other one is dlib's descriptor, which conditions what is trained.
 """
 
 from __future__ import annotations
@@ -83,20 +83,16 @@ class Likeness(_Reading):
 
 
 class FaceLikeness(_Reading):
-    """Decodes latents and reads the face at ``points``.
+    """Decodes latents and reads the face at ``points`` by dlib's own network.
 
     Args:
-        folder: of the network that reads faces; raises MissingWeights when nothing lies there.
         latents: of the base; its autoencoder decodes.
-        descriptors: as of :class:`Likeness`.
     """
 
-    def __init__(self, folder: str, latents: Latents, descriptors: np.ndarray):
-        path = require_folder(folder, "reader of faces", "face-descriptor")
-        self.reader, self.latents = FaceDescriptor.load(path), latents
-        self.mean = torch.from_numpy(descriptors.mean(axis=0))
+    def __init__(self, latents: Latents):
+        self.reader, self.latents = FaceDescriptor.load(), latents
+        self.mean = self.reader.mean
 
     def read(self, latents: Tensor, points: Points) -> Tensor:
         assert points is not None
-        pictures = self.latents.decode(latents)
-        return self.reader.to(latents.device)(pictures, points).float()
+        return self.reader.to(latents.device)(self.latents.decode(latents), points)

@@ -28,7 +28,7 @@ from idpersona.training.data.persona import Portrait, find_points, photo_files, 
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, denoise
-from idpersona.training.objectives.face_reader import SHIPPED, FaceReader, contrast, portrait, triplet
+from idpersona.training.objectives.face_reader import DLIB, FaceReader, contrast, portrait, triplet
 from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
@@ -51,7 +51,7 @@ class PersonaConfig(BaseModel):
         class_steps, class_guidance: that they are drawn with.
         prior: weight of their denoising error.
         identity: the identity loss; ``identity_weight`` is its weight.
-        reader: network of the loss: face-descriptor, a folder with such a one, or an ArcFace file.
+        reader: network of the loss: dlib, or the file of an ArcFace network.
         align: see the module's docstring.
         margin: of ``triplet``; 1 as published.
         temperature: of ``contrast``.
@@ -79,7 +79,7 @@ class PersonaConfig(BaseModel):
     prior: float = Field(1.0, ge=0)
     identity: IdentityKind = "portrait"
     identity_weight: float = Field(0.1, ge=0)
-    reader: str = SHIPPED
+    reader: str = DLIB
     align: Literal["target", "detect"] = "target"
     margin: float = Field(1.0, ge=0, le=2)
     temperature: float = Field(0.1, gt=0)
