@@ -8,17 +8,19 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from idpersona.errors import BadInput, CheckpointError, OutputError, first_line
 from idpersona.training.config import Recipe
 from idpersona.training.ema import Ema
+from idpersona.training.sharding import parts_of
 
 
 def checkpoint_folder(output: str | Path) -> Path:
@@ -55,23 +57,36 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
 
 
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds, with whole tensors.
+
+    Attributes:
+        weights, average: entries of the trained module, and their averages.
+        optimiser: states of the optimisers; None where DeepSpeed keeps them.
+        scaler: that of fp16, where there is one.
+    """
+
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimiser: list[dict[str, Any]] | None
+    scaler: dict[str, Any] | None
+
+
 def save(
     folder: Path,
     step: int,
     recipe: Recipe,
-    module: nn.Module,
-    optimiser: Any,
-    ema: Ema,
-    scaler: Any = None,
+    state: State,
     *,
     usable: Callable[[Path], None] = lambda _: None,
 ) -> Path:
     """Written beside its place and renamed, so that a checkpoint is whole or absent; returns its folder.
 
     Args:
-        scaler: that of fp16, where there is one.
         recipe: kept for whoever asks later how the weights were made; a run may be resumed with another.
-        usable: writes into the folder what others load without the recipe.
+        usable: writes into the folder what others load without the recipe; it may change what ``state`` is
+            of, which is written by then.
 
     Raises:
         OutputError: it cannot be written (a full disk); nothing is left of it, and the last one is named.
@@ -81,8 +96,8 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        _write(partial, step, recipe, state)
         usable(partial)
-        _write(partial, step, recipe, module, optimiser, ema, scaler)
         final = folder / f"step-{step}"
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -104,14 +119,13 @@ def save(
     return final
 
 
-def _write(
-    partial: Path, step: int, recipe: Recipe, module: nn.Module, optimiser: Any, ema: Ema, scaler: Any
-) -> None:
-    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / "weights.safetensors")
-    save_file({k: v.contiguous() for k, v in ema.state_dict().items()}, partial / "ema.safetensors")
-    torch.save(optimiser.state_dict(), partial / "optimiser.pt")
-    state = {"step": step, "recipe": recipe.model_dump(mode="json"), "scaler": scaler and scaler.state_dict()}
-    (partial / "state.json").write_text(json.dumps(state, indent=2))
+def _write(partial: Path, step: int, recipe: Recipe, state: State) -> None:
+    save_file({k: v.contiguous() for k, v in state.weights.items()}, partial / "weights.safetensors")
+    save_file({k: v.contiguous() for k, v in state.average.items()}, partial / "ema.safetensors")
+    if state.optimiser is not None:
+        torch.save(state.optimiser, partial / "optimiser.pt")
+    about = {"step": step, "recipe": recipe.model_dump(mode="json"), "scaler": state.scaler}
+    (partial / "state.json").write_text(json.dumps(about, indent=2))
 
 
 def restore(
@@ -126,7 +140,10 @@ def restore(
 ) -> int:
     """Load the newest checkpoint and return its step; 0 when there is none yet.
 
-    ``tell`` prints what the recipe says otherwise than the run did so far.
+    Args:
+        optimiser: None where DeepSpeed keeps its state.
+        scaler: that of fp16, where there is one.
+        tell: print what the recipe says otherwise than the run did so far.
 
     Raises:
         BadInput: the seed or the batch size is another one, so that samples would repeat or be left out.
@@ -138,10 +155,14 @@ def restore(
     state = json.loads((path / "state.json").read_text())
     if "recipe" in state:
         _compare(path, state["recipe"], recipe, tell=tell)
+    moments = path / "optimiser.pt"
     with _fitting(path):
-        module.load_state_dict(load_file(path / "weights.safetensors"))
+        module.load_state_dict(parts_of(load_file(path / "weights.safetensors"), module.state_dict()))
         ema.load_state_dict(load_file(path / "ema.safetensors"))
-        optimiser.load_state_dict(torch.load(path / "optimiser.pt", weights_only=True, map_location="cpu"))
+        if optimiser is not None:
+            if not moments.is_file():
+                raise CheckpointError(f"{path} was made with DeepSpeed: go on with it, or begin anew")
+            optimiser.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
         if scaler is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
     return int(state["step"])

@@ -37,14 +37,18 @@ class OptimiserConfig(_Strict):
     """
     muon: tuple[str, ...] = ()
     """Parts of the model, for example ``[unet, identitynet.down_blocks]``."""
+    eight_bit: bool = False
+    """AdamW's moments in 8 bits (arXiv:2110.02861), a quarter of their memory: needs bitsandbytes."""
 
 
 class LoopConfig(_Strict):
     """How long and how often. ``batch_size`` is the global batch, whatever the number of processes.
 
     ``accumulate`` splits each process's share of it into so many parts, whose gradients are added up: less
-    memory, the same step up to rounding. ``trackers`` are accelerate's, as ``[tensorboard]``; their files lie
-    in ``logs`` of the output.
+    memory, the same step up to rounding. ``checkpointing`` computes the activations inside the large networks
+    a second time instead of keeping them: less memory, the same gradients (arXiv:1604.06174). ``compile``
+    names a backend of ``torch.compile``, as ``inductor``, for the networks that are trained. ``trackers`` are
+    accelerate's, as ``[tensorboard]``; their files lie in ``logs`` of the output.
     """
 
     steps: Annotated[int, Field(gt=0)]
@@ -56,6 +60,8 @@ class LoopConfig(_Strict):
     save_every: Annotated[int, Field(gt=0)] = 200
     threads: Annotated[int, Field(ge=0)] = 0
     accumulate: Annotated[int, Field(gt=0)] = 1
+    checkpointing: bool = False
+    compile: str | None = None
     trackers: tuple[str, ...] = ("tensorboard",)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from idpersona.training.sharding import part_of
+
 
 class Ema:
     """Average of every floating-point entry of ``module``'s state, with the usual warm-up of the decay.
@@ -32,5 +34,6 @@ class Ema:
         return self.average
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Raises KeyError where an entry is missing."""
         for key, value in self.average.items():
-            value.copy_(state[key])
+            value.copy_(part_of(state[key], value))

@@ -11,16 +11,18 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from idpersona.errors import BadInput, Interrupted
 from idpersona.training.checkpoints import (
+    State,
     checkpoint_folder,
     latest_checkpoint,
     refuse_existing,
@@ -32,18 +34,21 @@ from idpersona.training.ema import Ema
 from idpersona.training.interruption import Interruption
 from idpersona.training.keyed import StepKey, seed_modules
 from idpersona.training.optimisers import build_optimisers
-from idpersona.training.parallel import average_gradients, share_weights
+from idpersona.training.parallel import DeepSpeedStates, prepare
 from idpersona.training.progress import Progress
 from idpersona.training.setting import keep_recipe, share_of, start_accelerator, start_trackers
+from idpersona.training.sharding import is_sharded, whole, whole_weights
 
 
 class Objective(ABC):
     """What is trained, and by which loss.
 
     ``trained``, an ``nn.Module``, holds all trained parts (an ``nn.ModuleDict`` where there are several).
+    ``writes_only``: :meth:`save` and :meth:`export` run nothing of it, so that its weights may be sharded.
     """
 
     trained: Any
+    writes_only = False
 
     @abstractmethod
     def loss(self, key: StepKey) -> tuple[torch.Tensor, Mapping[str, float]]:
@@ -55,6 +60,13 @@ class Objective(ABC):
 
     def save(self, folder: Path) -> None:  # noqa: B027 - most are of use when they are finished only
         """Write into a checkpoint's folder what is loaded from there as it is, of the averaged weights."""
+
+    def checkpoint_activations(self) -> None:
+        """Keep no activations inside the large networks but compute them again in the backward pass.
+
+        Raises BadInput where the objective has none that can.
+        """
+        raise BadInput("loop.checkpointing: this objective has no network that can do it, leave it out")
 
     def begin(self, folder: Path) -> None:  # noqa: B027 - most have nothing to keep
         """Write what a resumption needs beside the checkpoints; called once, before the first step."""
@@ -103,13 +115,21 @@ def train(
     parts = share_of(loop, accelerator)
 
     module = objective.trained.to(accelerator.device).train()
-    share_weights(module)
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    if loop.checkpointing:
+        objective.checkpoint_activations()
     config = recipe.optimiser
-    optimiser = build_optimisers(module, config, accelerator.prepare_optimizer)
+    optimiser = build_optimisers(module, config)
+    run = prepare(accelerator, recipe, objective.loss, module, optimiser)
+    sharded, states = is_sharded(module), DeepSpeedStates.of(accelerator, checkpoints)
+    if sharded and not objective.writes_only:
+        raise BadInput("FSDP: the weights of this objective cannot be sharded, it runs them when it exports")
     ema = Ema(module, loop.ema_decay)
     scaler = accelerator.scaler
-    step = restore(checkpoints, recipe, module, optimiser, ema, scaler, tell=main) if resume else 0
+    step = 0
+    if resume:
+        step = restore(checkpoints, recipe, module, None if states else optimiser, ema, scaler, tell=main)
+        if states and step:
+            states.load(step)
     if main:
         keep_recipe(output, recipe, objective, accelerator, given)
         if step == 0:
@@ -117,12 +137,28 @@ def train(
     accelerator.wait_for_everyone()
     start_trackers(accelerator, recipe)
 
-    def keep() -> Path:
-        def usable(folder: Path) -> None:
-            with _averaged(objective, ema):
-                objective.save(folder)
+    def averaged(write: Callable[[Path], None], folder: Path) -> None:
+        """Let the main process write into ``folder`` with the averaged weights in the model."""
+        with _averaged(objective, ema), whole_weights(module, hold=main):
+            if main:
+                write(folder)
 
-        return save(checkpoints, step, recipe, module, optimiser, ema, scaler, usable=usable)
+    def keep() -> None:
+        """All processes have a part in it; the main one writes."""
+        if states:
+            states.save(step)
+        if not (main or sharded):
+            return
+        state = State(
+            whole(module.state_dict(), hold=main),
+            whole(ema.state_dict(), hold=main),
+            None if states else whole(optimiser.state_dict(), hold=main),
+            scaler and scaler.state_dict(),
+        )
+        if main:
+            save(checkpoints, step, recipe, state, usable=lambda folder: averaged(objective.save, folder))
+        else:
+            averaged(objective.save, output)
 
     saved, signal = step, 0
     with (
@@ -131,15 +167,14 @@ def train(
     ):
         while step < loop.steps and not (signal := _stop(accelerator, stop_at, interruption)):
             optimiser.set_learning_rate(rate := learning_rate(config, step, loop.steps))
-            figures = _gradients(accelerator, objective, loop, step, parts)
+            figures = _gradients(accelerator, run, loop, step, parts)
             if not math.isfinite(figures["loss"]):
                 last = latest_checkpoint(checkpoints)
                 raise BadInput(
                     f"loss is {figures['loss']} at step {step}: the last good checkpoint is {last}; lower "
                     "optimiser.lr"
                 )
-            average_gradients(parameters)
-            accelerator.clip_grad_norm_(parameters, config.clip)
+            accelerator.clip_grad_norm_(run.parameters(), config.clip)
             optimiser.step()
             optimiser.zero_grad()
             ema.update(module, step)
@@ -147,19 +182,18 @@ def train(
             means = progress.update(step, figures, every=loop.log_every)
             if means:
                 accelerator.log({**means, "lr": rate}, step=step)
-            if main and step % loop.save_every == 0:
+            if step % loop.save_every == 0:
                 keep()
                 saved = step
-        if main and saved != step:
+        if saved != step:
             keep()
     accelerator.wait_for_everyone()
     if step < loop.steps and signal > 0:
         raise Interrupted(
             f"{latest_checkpoint(checkpoints)} holds step {step} of {loop.steps}: go on with --resume", signal
         )
-    if main:
-        with _averaged(objective, ema):
-            objective.export(output)
+    if main or sharded:
+        averaged(objective.export, output)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return output
@@ -167,7 +201,7 @@ def train(
 
 def _gradients(
     accelerator: Accelerator,
-    objective: Objective,
+    run: nn.Module,
     loop: LoopConfig,
     step: int,
     parts: Sequence[Sequence[int]],
@@ -176,17 +210,15 @@ def _gradients(
 
     The loss is the mean over all processes, so that they agree on whether to go on.
     """
-    rows = sum(len(part) for part in parts)
     sums: dict[str, list[tuple[float, int]]] = {}
     total = torch.zeros((), device=accelerator.device)
     for part in parts:
         key = StepKey(loop.seed, step, part, loop.batch_size)
         seed_modules(key)
-        with accelerator.autocast():
-            loss, figures = objective.loss(key)
-        share = len(part) / rows
-        accelerator.backward(loss * share if len(parts) > 1 else loss)
-        total += loss.detach().float() * share
+        with accelerator.accumulate(run):
+            loss, figures = run(key)
+            accelerator.backward(loss)
+        total += loss.detach().float() / len(parts)
         for name, value in figures.items():
             sums.setdefault(name, []).append((value, len(part)))
     mean: Any = accelerator.reduce(total, "mean")

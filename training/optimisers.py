@@ -8,15 +8,16 @@ else].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, MissingWeights
 from idpersona.training.config import OptimiserConfig
+from idpersona.training.sharding import part_of
 
 SMALLEST = 32
 """Matrices with a shorter side (the last layer, heads) are left to AdamW, as Muon's authors advise.
@@ -27,12 +28,11 @@ SHARES = 4
 """Into how many optimisers Muon's matrices are dealt, so that as many CPU cores can work side by side."""
 
 
-def build_optimisers(
-    module: nn.Module, config: OptimiserConfig, prepare: Callable[[torch.optim.Optimizer], Any]
-) -> Optimisers:
-    """The optimisers of ``module``'s trained parameters, each passed through ``prepare``.
+def build_optimisers(module: nn.Module, config: OptimiserConfig) -> Optimisers:
+    """The optimisers of ``module``'s trained parameters.
 
-    Raises BadInput when ``lr_factors`` or ``muon`` names a part that has no trained parameter.
+    Raises BadInput when ``lr_factors`` or ``muon`` names a part that has no trained parameter, and
+    MissingWeights when ``eight_bit`` needs a package that is not here.
     """
     trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
     for field, parts in (("lr_factors", config.lr_factors), ("muon", config.muon)):
@@ -43,13 +43,14 @@ def build_optimisers(
     optimisers: list[torch.optim.Optimizer] = []
     aliases: list[tuple[nn.Parameter, nn.Parameter]] = []
     if rest:
+        kind, options = _adamw(config)
         optimisers.append(
-            torch.optim.AdamW(
+            kind(
                 _groups(rest.items(), config),
                 lr=config.lr,
                 betas=config.betas,
                 weight_decay=config.weight_decay,
-                fused=True,
+                **options,
             )
         )
     if matrices:
@@ -64,22 +65,26 @@ def build_optimisers(
                     adjust_lr_fn="match_rms_adamw",
                 )
             )
-    return Optimisers([prepare(o) for o in optimisers], aliases)
+    return Optimisers(optimisers, aliases)
 
 
 class Optimisers:
-    """Several optimisers that take their steps together."""
+    """Several optimisers that take their steps together.
+
+    Attributes:
+        each: the optimisers; accelerate's, once they are prepared.
+    """
 
     def __init__(self, optimisers: list[Any], aliases: list[tuple[nn.Parameter, nn.Parameter]]):
         """``aliases``: parameter and the matrix over the same memory that one of the optimisers moves."""
-        self._optimisers = optimisers
+        self.each = optimisers
         self._aliases = aliases
         # Kept beside the groups, which are those of the checkpoint after a resumption.
         self._factors = [[group["factor"] for group in o.param_groups] for o in optimisers]
 
     def set_learning_rate(self, lr: float) -> None:
         """``lr`` times each group's factor."""
-        for optimiser, factors in zip(self._optimisers, self._factors, strict=True):
+        for optimiser, factors in zip(self.each, self._factors, strict=True):
             for group, factor in zip(optimiser.param_groups, factors, strict=True):
                 group["lr"] = lr * factor
 
@@ -88,27 +93,43 @@ class Optimisers:
             matrix.grad = None if parameter.grad is None else _matrix(parameter.grad, parameter)
         threads = torch.get_num_threads()
         if threads == 1 or any(p.is_cuda for p, _ in self._aliases):
-            for optimiser in self._optimisers:
+            for optimiser in self.each:
                 optimiser.step()
             return
         # On a CPU the matrices are too small for several cores to work on one: each core takes whole ones.
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for done in [pool.submit(o.step) for o in self._optimisers]:
+            for done in [pool.submit(o.step) for o in self.each]:
                 done.result()
         torch.set_num_threads(threads)
 
     def zero_grad(self) -> None:
         for parameter, matrix in self._aliases:
             parameter.grad = matrix.grad = None
-        for optimiser in self._optimisers:
+        for optimiser in self.each:
             optimiser.zero_grad(set_to_none=True)
 
     def state_dict(self) -> list[dict[str, Any]]:
-        return [o.state_dict() for o in self._optimisers]
+        return [o.state_dict() for o in self.each]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        for optimiser, state in zip(self._optimisers, states, strict=True):
-            optimiser.load_state_dict(state)
+        """``states`` with whole tensors; of those of a sharded parameter each process takes its part."""
+        for optimiser, state in zip(self.each, states, strict=True):
+            parameters = [p for group in optimiser.param_groups for p in group["params"]]
+            moments = {
+                n: {k: part_of(v, parameters[n]) if isinstance(v, Tensor) else v for k, v in values.items()}
+                for n, values in state["state"].items()
+            }
+            optimiser.load_state_dict({**state, "state": moments})
+
+
+def _adamw(config: OptimiserConfig) -> tuple[Any, dict[str, Any]]:
+    if not config.eight_bit:
+        return torch.optim.AdamW, {"fused": True}
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise MissingWeights("optimiser.eight_bit needs bitsandbytes: pip install bitsandbytes") from error
+    return AdamW8bit, {}
 
 
 def _part_of(name: str, parts: Iterable[str]) -> str | None:

@@ -1,66 +1,138 @@
-"""Several processes as one: every process computes its share of a batch, and all of them take the same step.
+"""Several processes as one, by accelerate: each computes its share of a batch, and all take the same step.
 
-Gradients are averaged here, not by DistributedDataParallel: an objective calls the parts of its model in
-whatever way it likes, and a part that no sample of this process went through is no special case.
+A step of an objective is one forward pass of one module, whatever parts of its model the objective calls, and
+how often. That is what DistributedDataParallel, FSDP 2 and DeepSpeed wrap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, DynamoBackend
 from torch import Tensor, nn
 
-BUCKET = 2**24
-"""Numbers that are sent at once."""
+from idpersona.errors import BadInput, CheckpointError
+from idpersona.training.config import Recipe
+from idpersona.training.keyed import StepKey
+from idpersona.training.optimisers import Optimisers
+
+Loss = Callable[[StepKey], tuple[Tensor, Mapping[str, float]]]
 
 
-def share_weights(module: nn.Module) -> None:
-    """Give every process the main process's parameters and buffers."""
-    if _alone():
-        return
-    with torch.no_grad():
-        for value in module.state_dict().values():
-            sent = value.contiguous()
-            dist.broadcast(sent, src=0)
-            value.copy_(sent)
+class Step(nn.Module):
+    """An objective's loss as a module whose parameters are what is trained.
 
-
-def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Replace each ``grad`` by its mean over the processes, where a process without one counts as zero.
-
-    A parameter that has none in any process keeps none, so that the optimiser leaves it alone as it would in
-    a single process.
+    Args:
+        loss: the objective's.
+        trained: its module.
+        autocast: torch.bfloat16 for DeepSpeed, which is told nothing of precision; None where accelerate
+            sees to it.
     """
-    if _alone() or not parameters:
-        return
-    device = parameters[0].device
-    used = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=device)
-    dist.all_reduce(used)
-    bucket: list[Tensor] = []
-    size = 0
-    for parameter, count in zip(parameters, used.tolist(), strict=True):
-        if not count:
-            continue
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        bucket.append(parameter.grad)
-        size += parameter.numel()
-        if size >= BUCKET:
-            _average(bucket)
-            bucket, size = [], 0
-    if bucket:
-        _average(bucket)
+
+    def __init__(self, loss: Loss, trained: nn.Module, autocast: torch.dtype | None = None):
+        super().__init__()
+        self.trained = trained
+        self._loss, self._autocast = loss, autocast
+
+    def forward(self, key: StepKey) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the samples of ``key``, and figures."""
+        device = next(self.trained.parameters()).device.type
+        with torch.autocast(device, dtype=self._autocast) if self._autocast else nullcontext():
+            loss, figures = self._loss(key)
+        return loss, dict(figures)
 
 
-def _average(gradients: list[Tensor]) -> None:
-    joined = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(joined)
-    joined /= dist.get_world_size()
-    for gradient, mean in zip(gradients, joined.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view(gradient.shape))
+def prepare(
+    accelerator: Accelerator, recipe: Recipe, loss: Loss, trained: nn.Module, optimiser: Optimisers
+) -> nn.Module:
+    """The step as accelerate's configuration wants it, a module to be called with a StepKey.
+
+    The optimisers in ``optimiser`` are prepared in their place.
+
+    Raises:
+        BadInput: the recipe or the configuration asks for what sharding cannot do.
+    """
+    kind, loop = accelerator.distributed_type, recipe.loop
+    state: Any = accelerator.state
+    autocast = None
+    if state.dynamo_plugin.backend != DynamoBackend.NO:
+        raise BadInput("accelerate's dynamo would compile the whole step: name the backend in loop.compile")
+    if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise BadInput("FSDP 1 is not supported: set fsdp_version: 2 in accelerate's configuration")
+    if kind == DistributedType.FSDP:
+        # Every process has read the weights already.
+        state.fsdp_plugin.cpu_ram_efficient_loading = False
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if recipe.optimiser.muon:
+            raise BadInput(
+                "optimiser.muon moves whole matrices, which FSDP and DeepSpeed cut: leave it empty"
+            )
+        if recipe.optimiser.eight_bit:
+            raise BadInput(
+                "optimiser.eight_bit keeps states that FSDP and DeepSpeed cannot cut: leave it out"
+            )
+    if kind == DistributedType.DEEPSPEED:
+        autocast = _set_up_deepspeed(accelerator, recipe)
+    step = Step(loss, trained, autocast)
+    step, *prepared = accelerator.prepare(step, *optimiser.each)
+    optimiser.each = list(prepared)
+    if loop.compile:
+        # A module that only holds others is never called itself.
+        holds = type(trained).forward is nn.Module.forward
+        for part in trained.children() if holds else [trained]:
+            part.compile(backend=loop.compile)
+    return step
 
 
-def _alone() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+def _set_up_deepspeed(accelerator: Accelerator, recipe: Recipe) -> torch.dtype | None:
+    """Tell DeepSpeed what it wants to know of the recipe, and return the type of autocast."""
+    state: Any = accelerator.state
+    config = state.deepspeed_plugin.deepspeed_config
+    if config.get("zero_optimization", {}).get("stage", 0) == 3:
+        raise BadInput("DeepSpeed's ZeRO 3 is not supported: take ZeRO 2, or FSDP 2 to cut weights as well")
+    loop = recipe.loop
+    if loop.precision == "fp16":
+        raise BadInput("loop.precision fp16 is not supported with DeepSpeed: take bf16")
+    config["train_micro_batch_size_per_gpu"] = loop.batch_size // accelerator.num_processes // loop.accumulate
+    config["gradient_clipping"] = recipe.optimiser.clip
+    config["zero_allow_untested_optimizer"] = True
+    return torch.bfloat16 if loop.precision == "bf16" else None
+
+
+class DeepSpeedStates:
+    """What DeepSpeed keeps of the optimiser, in files of its own beside the checkpoints.
+
+    Every process writes its part before the checkpoint of the same step gets its name: a checkpoint that is
+    whole has them all.
+    """
+
+    def __init__(self, engine: Any, folder: Path):
+        self.engine, self.folder = engine, folder / "deepspeed"
+
+    @classmethod
+    def of(cls, accelerator: Accelerator, folder: Path) -> DeepSpeedStates | None:
+        """None where DeepSpeed has no part in the run."""
+        wrapped = getattr(accelerator, "deepspeed_engine_wrapped", None)
+        return None if wrapped is None else cls(wrapped.engine, folder)
+
+    def save(self, step: int) -> None:
+        """Write those of ``step``, and let go of all but the two before it."""
+        self.engine.save_checkpoint(str(self.folder), tag=f"step-{step}")
+        if self.engine.global_rank == 0:
+            whole = sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+            for old in whole[:-3]:
+                shutil.rmtree(old)
+
+    def load(self, step: int) -> None:
+        """Go on from those of ``step``; raises CheckpointError where they are not there."""
+        found, _ = self.engine.load_checkpoint(
+            str(self.folder), tag=f"step-{step}", load_module_strict=False, load_lr_scheduler_states=False
+        )
+        if found is None:
+            raise CheckpointError(f"{self.folder} holds nothing of step {step}: it was not made by DeepSpeed")

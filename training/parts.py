@@ -23,8 +23,13 @@ class TrainedParameters(nn.Module):
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:  # type: ignore[override]
-        return {name: p.detach() for name, p in self._trained().items()}
+    def state_dict(  # type: ignore[override]
+        self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {} if destination is None else destination
+        for name, parameter in self._trained().items():
+            found[prefix + name] = parameter if keep_vars else parameter.detach()
+        return found
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *_: Any, **__: Any) -> Any:

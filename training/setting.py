@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from pydantic import BaseModel, ConfigDict
 
 from idpersona.errors import BadInput
@@ -45,9 +46,17 @@ class Resolved(BaseModel):
 def start_accelerator(loop: LoopConfig, output: Path) -> Accelerator:
     """Accelerate for ``loop``; BadInput where the loop does not suit the machine, or a tracker is unknown."""
     place = ProjectConfiguration(project_dir=str(output), logging_dir=str(output / "logs"))
+    # DeepSpeed would keep the weights themselves in half precision; autocast is left to the step.
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    # Which parameters a sample reaches differs: not every process draws faces, not every step.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     try:
         return Accelerator(
-            mixed_precision=loop.precision, log_with=list(_trackers(loop)) or None, project_config=place
+            mixed_precision="no" if deepspeed else loop.precision,
+            gradient_accumulation_steps=loop.accumulate,
+            log_with=list(_trackers(loop)) or None,
+            project_config=place,
+            kwargs_handlers=[unused],
         )
     except ValueError as error:  # a precision that this device does not have
         raise BadInput(f"loop: {error}") from error

@@ -32,7 +32,7 @@ def step(module: nn.ModuleDict, optimisers, seed: int) -> None:
 
 
 def built(module: nn.ModuleDict, **config):
-    return build_optimisers(module, OptimiserConfig(weight_decay=0.0, **config), lambda o: o)
+    return build_optimisers(module, OptimiserConfig(weight_decay=0.0, **config))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -97,9 +97,9 @@ def test_the_longest_name_decides():
     module = nn.ModuleDict({"net": nn.ModuleDict({"out": nn.Linear(2, 2), "outer": nn.Linear(2, 2)})})
     factors = {"net": 0.5, "net.out": 0.25}
     optimisers = built(module, lr_factors=factors)
-    groups = {g["factor"]: len(g["params"]) for o in optimisers._optimisers for g in o.param_groups}
+    groups = {g["factor"]: len(g["params"]) for o in optimisers.each for g in o.param_groups}
     assert groups == {0.25: 2, 0.5: 2}
-    assert {p.data_ptr() for p in optimisers._optimisers[0].param_groups[0]["params"]} == {
+    assert {p.data_ptr() for p in optimisers.each[0].param_groups[0]["params"]} == {
         p.data_ptr() for p in module["net"]["out"].parameters()
     }
     with pytest.raises(BadInput, match=r"net\.ou$"):
