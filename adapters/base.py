@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,8 +16,9 @@ from torch import nn
 from idpersona.adapters import METHODS, Subject
 from idpersona.adapters.people import People
 from idpersona.adapters.placing import Placed, place_people
+from idpersona.adapters.saving import Exported, check_folder, whole_folder
 from idpersona.checkpoint import load_component, read_json
-from idpersona.errors import BadInput, CheckpointError, OutputError
+from idpersona.errors import BadInput, CheckpointError
 from idpersona.identity import Identity
 from idpersona.seams.cross import cross_layers
 from idpersona.seams.scale import check_scale, check_window, matches
@@ -261,26 +261,60 @@ class Adapter:
             "parts": list(self.parts),
             "config": self.config_dict(),
         }
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as place:
-                new, old = Path(place, "new"), Path(place, "old")
-                old.mkdir()
-                new.mkdir()
-                for name, part in self.parts.items():
-                    part.save_pretrained(new / name, safe_serialization=True)  # type: ignore[operator]
-                (new / "adapter.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-                # All is on the disk now. The head goes first and comes last, so that a mixture of two
-                # adapters is never taken for one.
-                (target / "adapter.json").unlink(missing_ok=True)
-                for name in self.parts:
-                    if (target / name).exists():
-                        (target / name).rename(old / name)
-                    (new / name).rename(target / name)
-                (new / "adapter.json").rename(target / "adapter.json")
-        except OSError as error:
-            raise OutputError(f"cannot write the adapter to {target}: {error}") from error
+        with whole_folder(target, "adapter.json") as new:
+            for name, part in self.parts.items():
+                part.save_pretrained(new / name, safe_serialization=True)  # type: ignore[operator]
+            (new / "adapter.json").write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
         return target
+
+    def save_published(self, folder: str | os.PathLike[str], *, force: bool = False) -> Exported:
+        """Write the layout that other tools read: the inverse of :meth:`from_published`.
+
+        The tensors keep their dtype; :meth:`to` changes it before. It is a layout alone: sizes stay what they
+        are. An adapter of mini, whose U-Net is its own, is of use on mini only, and tools that take the
+        published sizes for granted cannot load it.
+
+        Args:
+            folder: may be absent or empty.
+            force: replace an older adapter of the same layout; a folder that holds anything else is refused.
+
+        Raises:
+            BadInput: no layout of this method has been published, or it has no place for these sizes.
+            OutputError: the folder cannot be written, or holds something and not ``force``.
+        """
+        head, target = self.published_name, check_folder(folder, force=force)
+        with whole_folder(target, head, alone=True) as new:
+            notes = self.write_published(new)
+        read = self.config_class.from_dict(self.published_fields())  # type: ignore[union-attr]
+        known = read.to_dict()
+        fields = {name: value for name, value in self.config_dict().items() if value != known[name]}
+        return Exported(target, fields, tuple(notes))
+
+    @property
+    def published_name(self) -> str:
+        """Name of the file by which a folder of the published layout is known.
+
+        Raises:
+            BadInput: no layout of this method has been published.
+        """
+        if METHODS[self.name].weightless:
+            raise BadInput(f"{self.name} has no weights: there is nothing to export")
+        raise BadInput(
+            f"no layout of {self.name} has been published: idpersona's own folder, as training writes it, is "
+            "the only one"
+        )
+
+    def published_fields(self) -> dict[str, Any]:
+        """What a reader of the published layout finds out about the configuration by itself."""
+        raise NotImplementedError
+
+    def write_published(self, folder: Path) -> Sequence[str]:
+        """Write the published layout into ``folder``, which is new; returns :attr:`Exported.notes`.
+
+        Raises:
+            BadInput: the layout has no place for these sizes.
+        """
+        raise NotImplementedError
 
     @classmethod
     def published_options(cls, unet: nn.Module) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from torch import nn
 
 from idpersona.adapters import METHODS, WEIGHT_FILES, adapter_class, is_place
@@ -38,17 +39,8 @@ def load(
 ) -> Adapter:
     """See :func:`idpersona.adapters.load_adapter`."""
     unet = getattr(base, "unet", None)
-    if name in METHODS and METHODS[str(name)].weightless:
-        if options:
-            raise BadInput(f"{name} has nothing to load: give {', '.join(options)} to attach")
-        return adapter_class(str(name))()
-    place, method = _find(name, base)
-    kind = adapter_class(method)
-    if not (place / "adapter.json").is_file():
-        known = unet if isinstance(unet, nn.Module) else _unet_without_weights(base)
-        options = {**kind.published_options(known), **options}
-    adapter = kind.from_pretrained(place, **options)
-    if isinstance(unet, nn.Module):
+    adapter = load_as_stored(name, base, **options)
+    if adapter.parts and isinstance(unet, nn.Module):
         adapter.check_fits(unet)
         # While the U-Net is offloaded piece by piece it has no device; attach brings the adapter to the
         # pipeline's own.
@@ -56,6 +48,24 @@ def load(
         device = device or ("cpu" if offloaded else unet.device)  # type: ignore[assignment]
         dtype = dtype or unet.dtype  # type: ignore[assignment]
     return adapter.to(as_device(device), as_dtype(dtype) or torch.float32)
+
+
+def load_as_stored(name: str | os.PathLike[str], base: Any, **options: Any) -> Adapter:
+    """As :func:`load`, but on the CPU, in the dtype of its files, and not compared with ``base``.
+
+    Of ``base`` nothing is asked where ``name`` is a folder of ours.
+    """
+    if name in METHODS and METHODS[str(name)].weightless:
+        if options:
+            raise BadInput(f"{name} has nothing to load: give {', '.join(options)} to attach")
+        return adapter_class(str(name))()
+    place, method = _find(name, base)
+    kind = adapter_class(method)
+    if not (place / "adapter.json").is_file():
+        unet = getattr(base, "unet", None)
+        known = unet if isinstance(unet, nn.Module) else _unet_without_weights(base)
+        options = {**kind.published_options(known), **options}
+    return kind.from_pretrained(place, **options)
 
 
 def known_method(name: str) -> str | None:
@@ -119,6 +129,11 @@ def _method_of(place: Path) -> str:
     if (place / "adapter.json").is_file():
         return read_head(place)["method"]
     names = [file.name.lower() for file in ([place] if place.is_file() else sorted(place.iterdir()))]
+    if LORA_WEIGHT_NAME_SAFE in names:
+        raise CheckpointError(
+            f"{place} is a LoRA in diffusers' own layout, which every tool reads as it is: "
+            "pipe.load_lora_weights(...), or --lora"
+        )
     if any(name.startswith("wplus_adapter") for name in names):
         return "wplus"
     own = [
@@ -131,6 +146,11 @@ def _method_of(place: Path) -> str:
     if INSTANTID_FILES & set(names) or place.is_file():
         return "instantid"
     below = sorted(
+        path.relative_to(place).parent.as_posix()
+        for pattern in ("*/adapter.json", "checkpoints/*/adapter.json")
+        for path in place.glob(pattern)
+    )
+    below += sorted(
         f"{path.parent.name}/{path.name}" for path in place.glob("*/*") if path.suffix in WEIGHT_FILES
     )
     hint = f"; further down there are {', '.join(below[:4])}: give one of these" if below else ""

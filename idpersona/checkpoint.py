@@ -76,6 +76,11 @@ def only_tensors(values: object, where: str) -> State:
     return {str(key).removeprefix("module."): value for key, value in values.items()}
 
 
+def portable(module: nn.Module) -> State:
+    """The tensors of ``module`` as every tool can read them: on the CPU, each whole in its own memory."""
+    return {key: value.cpu().contiguous() for key, value in module.state_dict().items()}
+
+
 def fill(module: ModuleT, state: Mapping[str, Tensor], where: str) -> ModuleT:
     """Put ``state`` into ``module`` (which may lie on the meta device), in evaluation mode.
 

@@ -9,6 +9,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -18,7 +19,13 @@ from torch import Tensor, nn
 from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.config import check_sizes
 from idpersona.adapters.instantid.config import InstantIDConfig
-from idpersona.adapters.instantid.convert import Published, read_published
+from idpersona.adapters.instantid.convert import (
+    DIM_HEAD,
+    FILE,
+    Published,
+    read_published,
+    write_published,
+)
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.adapters.instantid.pose import PoseDrawer
 from idpersona.adapters.key_values import check_geometry
@@ -117,15 +124,33 @@ class InstantID(Adapter):
         if found.projector is None or found.cross_attention is None:
             lacking = "image_proj" if found.projector is None else "ip_adapter"
             raise CheckpointError(f"{path} holds only a part of InstantID: {lacking} is missing")
-        sizes = {key: found.projector.config[key] for key in InstantIDConfig().projector_sizes()}
-        if sizes["output_dim"] == SD15_CONTEXT:  # half the pixels of SDXL each way
-            fields = {"resize_max_side": 640, "resize_min_side": 512, **fields}
-        config = InstantIDConfig.from_dict({**sizes, **fields})
+        config = InstantIDConfig.from_dict({**_told_by(found.projector), **fields})
         return cls(found.projector, found.cross_attention, identitynet or found.identitynet, config)
 
     def published(self) -> Published:
         """The parts, ready for :func:`~idpersona.adapters.instantid.convert.write_published`."""
         return Published(self.projector, self.cross_attention, self.identitynet)
+
+    @property
+    def published_name(self) -> str:
+        return FILE
+
+    def published_fields(self) -> dict[str, Any]:
+        return _told_by(self.projector)
+
+    def write_published(self, folder: Path) -> Sequence[str]:
+        write_published(self.published(), folder)
+        notes = []
+        if self.config.dim_head != DIM_HEAD:
+            notes.append(
+                f"the projector's heads are {self.config.dim_head} wide: idpersona reads that in {FILE}, "
+                f"other tools take {DIM_HEAD} for granted and make other tokens"
+            )
+        if self.identitynet is None:
+            notes.append(
+                "this adapter has no IdentityNet: tools that want one need that of another checkpoint"
+            )
+        return notes
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
@@ -219,3 +244,11 @@ class InstantID(Adapter):
     def _picture(self, pose: Any, placed: Placed) -> Callable[[Call], Tensor]:
         draw = PoseDrawer(pose, placed.people, self.config, self.read, placed.boxes)
         return lambda call: draw(placed.canvas(call))
+
+
+def _told_by(projector: InstantIDProjector) -> dict[str, Any]:
+    """Fields of the configuration that follow from a published projector."""
+    sizes: dict[str, Any] = {key: projector.config[key] for key in InstantIDConfig().projector_sizes()}
+    if sizes["output_dim"] == SD15_CONTEXT:  # half the pixels of SDXL each way
+        sizes |= {"resize_max_side": 640, "resize_min_side": 512}
+    return sizes

@@ -32,14 +32,19 @@ from idpersona.checkpoint import (
     fill,
     load_component,
     only_tensors,
+    portable,
     read_tensors,
 )
 from idpersona.errors import CheckpointError
 
-_NUMBERED = re.compile(r"(\d+)\.(to_[kv]_ip\.weight)")
-_NAMED = re.compile(r"(.+?)(?:\.processor)?\.(to_[kv]_ip\.weight)")
+_PARTS = ("image_proj", "ip_adapter")
+_KINDS = ("to_k_ip.weight", "to_v_ip.weight")
+_NUMBERED = re.compile(rf"(\d+)\.({'|'.join(map(re.escape, _KINDS))})")
+_NAMED = re.compile(rf"(.+?)(?:\.processor)?\.({'|'.join(map(re.escape, _KINDS))})")
+FILE = "ip-adapter.bin"
+"""The file that is written, and the first that is looked for."""
 _ADAPTER_FILES = (
-    "ip-adapter.bin",
+    FILE,
     "pytorch_model.bin",
     "ip-adapter.safetensors",
     "adapter_instant_id_sdxl.bin",
@@ -68,21 +73,23 @@ def split_parts(content: Mapping[str, Any], where: str) -> tuple[State | None, S
     """
     if isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    image_proj, ip_adapter = content.get("image_proj"), content.get("ip_adapter")
+    image_proj, ip_adapter = (content.get(name) for name in _PARTS)
     if image_proj is None and ip_adapter is None:
         flat = only_tensors(content, where)
-        image_proj = {k[11:]: v for k, v in flat.items() if k.startswith("image_proj.")}
-        ip_adapter = {k[11:]: v for k, v in flat.items() if k.startswith("ip_adapter.")}
+        image_proj, ip_adapter = (
+            {k.removeprefix(f"{name}."): v for k, v in flat.items() if k.startswith(f"{name}.")}
+            for name in _PARTS
+        )
         if not image_proj and not ip_adapter:
             if "latents" in flat:
                 image_proj = flat
             elif any("_ip.weight" in key for key in flat):
                 ip_adapter = flat
             else:
-                raise CheckpointError.from_keys(where, ["image_proj", "ip_adapter"], flat)
+                raise CheckpointError.from_keys(where, _PARTS, flat)
     parts = [
         None if part is None or part == {} else only_tensors(part, f"{name} in {where}")
-        for name, part in (("image_proj", image_proj), ("ip_adapter", ip_adapter))
+        for name, part in zip(_PARTS, (image_proj, ip_adapter), strict=True)
     ]
     return parts[0], parts[1]
 
@@ -149,16 +156,16 @@ def cross_attention_from(
     if strange:
         raise CheckpointError.from_keys(where, extra=strange)
     present = {key.rsplit(".", 2)[0] for key in renamed}
-    pairs = [f"{name}.{kind}.weight" for name in present for kind in ("to_k_ip", "to_v_ip")]
+    pairs = [f"{name}.{kind}" for name in present for kind in _KINDS]
     missing = sorted(key for key in pairs if key not in renamed)
     if layers is not None or all(_NUMBERED.fullmatch(key) for key in state):
         wanted = list(layers) if layers is not None else list(sdxl_layers().values())
-        missing += [f"{name}.to_k_ip.weight" for name in wanted if name not in present]
-        strange = [f"{name}.to_k_ip.weight" for name in sorted(present.difference(wanted))]
+        missing += [f"{name}.{_KINDS[0]}" for name in wanted if name not in present]
+        strange = [f"{name}.{_KINDS[0]}" for name in sorted(present.difference(wanted))]
     if missing or strange:
         raise CheckpointError.from_keys(where, missing, strange)
     order = numbered(present).values()
-    geometry = {name: tuple(renamed[f"{name}.to_k_ip.weight"].shape) for name in order}
+    geometry = {name: tuple(renamed[f"{name}.{_KINDS[0]}"].shape) for name in order}
     return fill(build(IdentityCrossAttention, {"geometry": geometry}, where), renamed, where)
 
 
@@ -231,16 +238,16 @@ def write_published(parts: Published, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {}
     if parts.projector is not None:
-        content["image_proj"] = parts.projector.state_dict()
+        content[_PARTS[0]] = portable(parts.projector)
         if parts.projector.config["dim_head"] != DIM_HEAD:
             content["dim_head"] = torch.tensor(parts.projector.config["dim_head"])
     if parts.cross_attention is not None:
-        state = parts.cross_attention.state_dict()
-        content["ip_adapter"] = {
-            f"{number}.{kind}.weight": state[f"{name}.{kind}.weight"]
+        state = portable(parts.cross_attention)
+        content[_PARTS[1]] = {
+            f"{number}.{kind}": state[f"{name}.{kind}"]
             for number, name in numbered(parts.cross_attention.layers).items()
-            for kind in ("to_k_ip", "to_v_ip")
+            for kind in _KINDS
         }
-    torch.save(content, folder / "ip-adapter.bin")
+    torch.save(content, folder / FILE)
     if parts.identitynet is not None:
-        parts.identitynet.save_pretrained(folder / "ControlNetModel")
+        parts.identitynet.save_pretrained(folder / _NET_FOLDERS[0])

@@ -7,7 +7,8 @@ the tokens come from an identity, and detaching leaves nothing behind: neither p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,8 +17,13 @@ from torch import Tensor, nn
 
 from idpersona.adapters.base import Adapter, Asked
 from idpersona.adapters.ip_adapter.config import IPAdapterConfig
-from idpersona.adapters.ip_adapter.convert import published_file, read_published
-from idpersona.adapters.ip_adapter.modules import IPAdapterCrossAttention, IPAdapterProjector, LowRank
+from idpersona.adapters.ip_adapter.convert import Published, published_file, read_published, write_published
+from idpersona.adapters.ip_adapter.modules import (
+    PROJECTIONS,
+    IPAdapterCrossAttention,
+    IPAdapterProjector,
+    LowRank,
+)
 from idpersona.adapters.key_values import check_geometry
 from idpersona.adapters.people import People, as_people, feature_rows
 from idpersona.errors import BadInput, CheckpointError
@@ -37,7 +43,21 @@ IMAGE_ENCODERS = {
 }
 """Encoder of the picture that a kind of checkpoint was published with."""
 NEEDS_FACE = ("faceid", "faceid-plus")
-_PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+FILES = {
+    "base": "ip-adapter",
+    "full": "ip-adapter-full-face",
+    "plus": "ip-adapter-plus",
+    "faceid": "ip-adapter-faceid",
+    "faceid-plus": "ip-adapter-faceid-plus",
+}
+"""How the name of a published file of a kind begins."""
+MARKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plus": ("plus-face", {"image_encoder": "clip-h-face-penultimate"}),  # made for cut-out faces
+    "faceid-plus": ("plusv2", {"shortcut": True}),
+}
+"""Of kinds with variants whose tensors are alike: what a file's name has for "plus", and what that says."""
+FAMILIES = {768: "sd15", 2048: "sdxl"}
+"""How the name of a published file ends, by the width of a token."""
 
 
 class IPAdapter(Adapter):
@@ -81,8 +101,7 @@ class IPAdapter(Adapter):
         if self.kind not in self.kinds:
             other = next(c.name for c in (IPAdapter, FaceID) if self.kind in c.kinds)
             raise CheckpointError(f"a checkpoint of kind '{self.kind}' is for '{other}', not '{self.name}'")
-        face = "buffalo_l" if self.kind in NEEDS_FACE else "none"
-        self.config = config or IPAdapterConfig(IMAGE_ENCODERS[self.kind], face)
+        self.config = config or IPAdapterConfig.from_dict(_told_by(self.kind))
 
     @classmethod
     def published_options(cls, unet: nn.Module) -> dict[str, Any]:
@@ -107,13 +126,25 @@ class IPAdapter(Adapter):
         file = published_file(path)
         found = read_published(file, layers)
         adapter = cls(found.projector, found.cross_attention, found.lora)
-        name = file.name.lower()
-        told: dict[str, Any] = {"shortcut": "plusv2" in name}
-        if adapter.kind == "plus" and "plus-face" in name:  # the same tensors as Plus, made for cut-out faces
-            told["image_encoder"] = "clip-h-face-penultimate"
-        values = adapter.config.to_dict() | told | fields
-        adapter.config = IPAdapterConfig.from_dict(values)
+        adapter.config = IPAdapterConfig.from_dict(_told_by(adapter.kind, file.name) | fields)
         return adapter
+
+    @property
+    def published_name(self) -> str:
+        name = FILES[self.kind]
+        mark, says = MARKS.get(self.kind, ("", {}))
+        if says and says.items() <= self.config.to_dict().items():
+            name = name.replace("plus", mark)
+        width = next(size[1] for size in self.cross_attention.config["geometry"].values())
+        return f"{name}_{FAMILIES.get(width, width)}.safetensors"
+
+    def published_fields(self) -> dict[str, Any]:
+        return _told_by(self.kind, self.published_name)
+
+    def write_published(self, folder: Path) -> Sequence[str]:
+        parts = Published(self.projector, self.cross_attention, self.lora)
+        write_published(parts, folder / self.published_name)
+        return ()
 
     def read(self, photos: Any, **options: Any) -> Identity:
         """Read with the encoders this adapter needs: a whole picture, for those of faces a face."""
@@ -221,7 +252,7 @@ class IPAdapter(Adapter):
         changes = []
         if self.lora is not None and low and placed.regions is None and placed.places[0].mask is None:
             for layer in self.lora.layers:
-                for projection, place in _PROJECTIONS.items():
+                for projection, place in PROJECTIONS.items():
                     down, up = self.lora.pair(layer, projection)
                     changes.append(LowRankBranch(f"{layer}.{place}", down, up, low, asked.start, asked.end))
         return Seams(cross=cross, low_rank=changes)
@@ -233,3 +264,12 @@ class FaceID(IPAdapter):
     name: ClassVar[str] = "faceid"
     kinds: ClassVar[tuple[str, ...]] = NEEDS_FACE
     options: ClassVar[Mapping[str, type]] = {"structure": float}
+
+
+def _told_by(kind: str, file: str = "") -> dict[str, Any]:
+    """The configuration that follows from a kind and from the name of a published file."""
+    face = "buffalo_l" if kind in NEEDS_FACE else "none"
+    mark, says = MARKS.get(kind, ("", {}))
+    return {"image_encoder": IMAGE_ENCODERS[kind], "face_encoder": face} | (
+        says if says and mark in file.lower() else {}
+    )

@@ -29,6 +29,8 @@ KINDS: dict[str, type[Any]] = {
     "faceid-plus": IPAdapterFaceIDPlusImageProjection,
 }
 """Kind of a checkpoint -> diffusers' projection."""
+PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+"""Projections of an attention layer that FaceID changes -> the linear layers that they are."""
 
 
 class IPAdapterProjector(ModelMixin, ConfigMixin):
@@ -86,8 +88,8 @@ class IPAdapterCrossAttention(KeyValueAttention):
 class LowRank(ModelMixin, ConfigMixin):
     """FaceID's low-rank changes of the attention projections, by layer.
 
-    ``<layer>.<projection>.down.weight`` [rank, in] and ``up.weight`` [out, rank], projections being ``to_q``,
-    ``to_k``, ``to_v`` and ``to_out``. They are added by hooks: nothing is put into the base.
+    ``<layer>.<projection>.down.weight`` [rank, in] and ``up.weight`` [out, rank], projections being those of
+    :data:`PROJECTIONS`. They are added by hooks: nothing is put into the base.
 
     Args:
         geometry: {layer: {projection: (in, out, rank)}}.

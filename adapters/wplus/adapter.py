@@ -7,7 +7,8 @@ Paper: When StyleGAN Meets Stable Diffusion: a W+ Adapter for Personalized Image
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +20,7 @@ from idpersona.adapters.key_values import check_geometry
 from idpersona.adapters.people import People, as_people, feature_rows
 from idpersona.adapters.wplus.branch import ResidualBranch
 from idpersona.adapters.wplus.config import WPlusConfig
-from idpersona.adapters.wplus.convert import published_file, read_published
+from idpersona.adapters.wplus.convert import FILES, published_file, read_published, write_published
 from idpersona.adapters.wplus.directions import (
     Direction,
     WPlusDirections,
@@ -92,16 +93,23 @@ class WPlus(Adapter):
         dim = {"dim": fields["dim"]} if "dim" in fields else {}
         file = published_file(path)
         mapper, attention = read_published(file, layers=layers, **dim)
-        groups = tuple(mapper.config["groups"])
-        values = {
-            "rows": sum(groups),
-            "groups": groups,
-            "dim": mapper.config["dim"],
-            "output_dim": mapper.config["output_dim"],
-        }
+        values = _told_by(mapper)
         if "stage1" in file.name:  # trained on faces alone, which need no delay
             values["delay"] = 0.0
         return cls(mapper, attention, WPlusConfig.from_dict({**values, **fields}))
+
+    @property
+    def published_name(self) -> str:
+        return FILES[0]
+
+    def published_fields(self) -> dict[str, Any]:
+        return _told_by(self.mapper)
+
+    def write_published(self, folder: Path) -> Sequence[str]:
+        write_published(self.mapper, self.cross_attention, folder / self.published_name)
+        if self.own_directions is None:
+            return ()
+        return ("the directions of the sliders stay behind: this layout has no place for them",)
 
     def check_fits(self, unet: nn.Module) -> None:
         check_geometry(self.cross_attention, unet, "W+ adapter")
@@ -184,3 +192,9 @@ class WPlus(Adapter):
                 )
             )
         return Seams(cross=cross)
+
+
+def _told_by(mapper: WPlusMapper) -> dict[str, Any]:
+    """Fields of the configuration that follow from a published mapper; ``dim`` its tensors do not show."""
+    groups = tuple(mapper.config["groups"])
+    return {"rows": sum(groups), "groups": groups, "output_dim": mapper.config["output_dim"]}

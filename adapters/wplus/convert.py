@@ -19,13 +19,16 @@ from torch import Tensor
 
 from idpersona.adapters.layer_numbers import numbered, sd15_layers
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
-from idpersona.checkpoint import State, build, fill, only_tensors, read_tensors
+from idpersona.checkpoint import State, build, fill, only_tensors, portable, read_tensors
 from idpersona.errors import CheckpointError
 
 FILES = ("wplus_adapter.bin", "wplus_adapter_stage1.bin", "pytorch_model.bin")
+"""Files that are looked for in a folder; the first is the one that is written."""
+_PARTS = ("w_proj", "wplus_adapter")
+_KINDS = ("to_k_wplus.weight", "to_v_wplus.weight", "to_q_wplus.weight")
 ROW_DIM = 512
 """Length of a row of StyleGAN2's W+ codes, which the tensors of the mapper do not show."""
-_NUMBERED = re.compile(r"(\d+)\.(to_[qkv]_wplus\.weight)")
+_NUMBERED = re.compile(rf"(\d+)\.({'|'.join(map(re.escape, _KINDS))})")
 
 
 def split_parts(content: Mapping[str, Any], where: str) -> tuple[State, State]:
@@ -34,17 +37,17 @@ def split_parts(content: Mapping[str, Any], where: str) -> tuple[State, State]:
     Raises:
         CheckpointError: one of them is not there.
     """
-    mapper, attention = content.get("w_proj"), content.get("wplus_adapter")
+    mapper, attention = (content.get(name) for name in _PARTS)
     if mapper is None and attention is None:
         flat = only_tensors(content, where)
         mapper = {k[13:]: v for k, v in flat.items() if k.startswith("w_proj_model.")}
         attention = {k[16:]: v for k, v in flat.items() if k.startswith("adapter_modules.")}
         if not mapper and not attention:
-            raise CheckpointError.from_keys(where, ["w_proj", "wplus_adapter"], flat)
-    missing = [name for name, part in (("w_proj", mapper), ("wplus_adapter", attention)) if not part]
+            raise CheckpointError.from_keys(where, _PARTS, flat)
+    missing = [name for name, part in zip(_PARTS, (mapper, attention), strict=True) if not part]
     if missing:
         raise CheckpointError.from_keys(where, missing)
-    return only_tensors(mapper, f"w_proj in {where}"), only_tensors(attention, f"wplus_adapter in {where}")
+    return only_tensors(mapper, f"{_PARTS[0]} in {where}"), only_tensors(attention, f"{_PARTS[1]} in {where}")
 
 
 def mapper_from(state: Mapping[str, Tensor], where: str, *, dim: int = ROW_DIM) -> WPlusMapper:
@@ -86,16 +89,15 @@ def cross_attention_from(
             strange.append(key)
         else:
             renamed[f"{name}.{match[2]}"] = value
-    kinds = ("to_k_wplus", "to_v_wplus", "to_q_wplus")
     missing = [
-        f"{number}.{kind}.weight"
+        f"{number}.{kind}"
         for number, name in names.items()
-        for kind in kinds
-        if f"{name}.{kind}.weight" not in renamed
+        for kind in _KINDS
+        if f"{name}.{kind}" not in renamed
     ]
     if strange or missing:
         raise CheckpointError.from_keys(where, missing, strange)
-    geometry = {name: tuple(renamed[f"{name}.to_k_wplus.weight"].shape) for name in names.values()}
+    geometry = {name: tuple(renamed[f"{name}.{_KINDS[0]}"].shape) for name in names.values()}
     return fill(build(WPlusCrossAttention, {"geometry": geometry}, where), renamed, where)
 
 
@@ -130,13 +132,10 @@ def write_published(
     mapper: WPlusMapper, attention: WPlusCrossAttention, file: str | os.PathLike[str]
 ) -> None:
     """Write ``wplus_adapter.bin`` for tools that know the published layout only (a pickle of tensors)."""
-    state = attention.state_dict()
-    content = {
-        "w_proj": mapper.state_dict(),
-        "wplus_adapter": {
-            f"{number}.{kind}.weight": state[f"{name}.{kind}.weight"]
-            for number, name in numbered(attention.layers).items()
-            for kind in ("to_k_wplus", "to_v_wplus", "to_q_wplus")
-        },
+    state = portable(attention)
+    layers = {
+        f"{number}.{kind}": state[f"{name}.{kind}"]
+        for number, name in numbered(attention.layers).items()
+        for kind in _KINDS
     }
-    torch.save(content, file)
+    torch.save(dict(zip(_PARTS, (portable(mapper), layers), strict=True)), file)

@@ -20,6 +20,7 @@ from idpersona.cli import (
     doctor,
     edit,
     evaluate,
+    export,
     generate,
     identify,
     models,
@@ -50,6 +51,7 @@ compare.register(app)
 people.register(app)
 dataset.register(app)
 train.register(app)
+export.register(app)
 evaluate.register(app)
 models.register(app)
 doctor.register(app)

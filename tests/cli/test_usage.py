@@ -19,6 +19,7 @@ COMMANDS = [
     "people remove",
     "people others",
     "train",
+    "export",
     "eval",
     "eval identity",
     "eval prompt",

@@ -157,6 +157,7 @@ def _infinite_id(base: str) -> Row:
         "test_each_part_acts_alone": "mixed attention reads a stream that differs by the identity alone: "
         "without an identity it changes nothing, by construction",
         **NO_NET,
+        **NOT_PUBLISHED,
     }
     return Row(f"infinite-id-{base}", pipe, adapter, ("identity", "mixed"), size, features, lacks=lacks)
 
@@ -189,6 +190,7 @@ def _anymaker(base: str) -> Row:
         "place on the canvas",
         "test_scale_by_layer_pattern": "touches the up blocks only",
         **NO_NET,
+        **NOT_PUBLISHED,
     }
     seams = ("identity", "global")
     return Row(f"anymaker-{base}", pipe, adapter, seams, size, features, kind="object", lacks=lacks)
@@ -265,6 +267,7 @@ def _decor(base: str) -> Row:
                 "test_an_adapter_of_another_base_is_refused",
                 "test_a_checkpoint_of_another_base",
                 "test_an_interrupted_save_leaves_what_was_there",
+                *NOT_PUBLISHED,
             ),
             "has no weights",
         ),
@@ -285,6 +288,10 @@ def _decor(base: str) -> Row:
     )
 
 
+NOT_PUBLISHED = dict.fromkeys(
+    ("test_an_export_is_the_same_adapter_again", "test_an_export_replaces_nothing_but_an_export"),
+    "no layout of it has been published",
+)
 EDITS_PROMPTS = dict.fromkeys(
     (
         "test_a_photo_is_edited_in_the_scope_it_was_inverted_in",

@@ -17,6 +17,7 @@ from transformers import ViTMAEModel
 
 from idpersona.adapters import load_adapter
 from idpersona.adapters.wplus.adapter import WPlus
+from idpersona.cli.main import main
 from idpersona.encoders.style import StyleDecoder, StyleEncoder
 from idpersona.errors import BadInput, MissingWeights
 from idpersona.pixels import to_tensor
@@ -82,6 +83,23 @@ def test_what_comes_out_is_an_adapter_of_the_base(method, trained, diffusion_run
     for name, part in adapter.parts.items():
         for key, value in part.state_dict().items():
             assert torch.equal(value, average[f"{name}.{key}"])
+
+
+@pytest.mark.parametrize("method", ["instantid", "wplus"])
+def test_a_checkpoint_is_exported_as_it_is(method, trained, diffusion_run, tmp_path):
+    pipe = StableDiffusionPipeline.from_pretrained(diffusion_run / "base")
+    checkpoint = load_adapter(trained(method) / "checkpoints" / "step-2", base=pipe)
+    done = checkpoint.save_published(tmp_path / "out")
+    again: Any = load_adapter(done.folder, base=pipe, **done.fields)
+    assert again.config_dict() == checkpoint.config_dict()
+    for name, part in checkpoint.parts.items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(again.parts[name].state_dict()[key], value)
+    assert main(["export", str(trained(method)), "-o", str(tmp_path / "no")]) == 2  # a run is no adapter
+    step = trained(method) / "checkpoints" / "step-2"
+    assert main(["export", str(step), "-o", str(tmp_path / "command")]) == 0
+    for file in done.folder.rglob("*.*"):
+        assert (tmp_path / "command" / file.relative_to(done.folder)).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("method", METHODS)
