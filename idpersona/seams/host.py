@@ -10,8 +10,9 @@ rows. That needs the host: they refuse a processor it does not know.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -208,6 +209,39 @@ def remove_mixer(attn: Attention, mixer: Mixer) -> None:
     assert isinstance(host, HostProcessor)
     host.mixers[:] = [other for other in host.mixers if other is not mixer]
     _close_if_idle(host, attn)
+
+
+@contextlib.contextmanager
+def _attached_again(attn: Attention, processor: Any, branches: Sequence[Branch]) -> Iterator[None]:
+    """A scope in which a layer has the processor that it had, a host's with the ``branches`` of that time."""
+    there, attn.processor = attn.processor, processor
+    host = processor if isinstance(processor, HostProcessor) else None
+    kept = list(host.branches) if host else []
+    if host:
+        host.branches[:] = branches
+    try:
+        yield
+    finally:
+        attn.processor = there
+        if host:
+            host.branches[:] = kept
+
+
+def attached(attn: Attention) -> contextlib.AbstractContextManager[None]:
+    """What is in a layer now, as a scope that puts it there again, once.
+
+    Raises:
+        SeamError: branches stand around a processor that is none of diffusers' stock ones.
+    """
+    host = _hosts.get(attn)
+    if isinstance(host, HookHost) and host.branches:
+        raise SeamError(
+            f"activations of {host.name} cannot be computed a second time: its processor "
+            f"{type(attn.processor).__name__} is no stock one; unet.set_attn_processor(AttnProcessor2_0())"
+        )
+    if isinstance(host, HostProcessor) and host.mixers:
+        raise SeamError(f"activations of {host.name} cannot be computed a second time: attention is mixed in")
+    return _attached_again(attn, attn.processor, list(host.branches) if host else [])
 
 
 def _close_if_idle(host: HostProcessor | HookHost, attn: Attention) -> None:

@@ -102,6 +102,41 @@ def test_a_checkpoint_is_exported_as_it_is(method, trained, diffusion_run, tmp_p
         assert (tmp_path / "command" / file.relative_to(done.folder)).read_bytes() == file.read_bytes()
 
 
+def kept_bytes(objective) -> int:
+    """Of all that a step keeps for its backward pass; parameters and inputs counted as often as they are."""
+    sizes = []
+
+    def pack(value):
+        sizes.append(value.numel() * value.element_size())
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        loss, _ = objective.loss(KEY)
+    loss.backward()
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_computed_twice_give_the_same_gradients(method, recipe_of):
+    objective = build(recipe_of(method, drawn=0.5, drawn_from=0))
+    gradients, kept = [], []
+    for again in (False, True):
+        if again:
+            objective.checkpoint_activations()
+        kept.append(kept_bytes(objective))
+        gradients.append(
+            {n: p.grad.clone() for n, p in objective.trained.named_parameters() if p.grad is not None}
+        )
+        objective.trained.zero_grad()
+    plain, computed = gradients
+    assert plain.keys() == computed.keys() and any(bool(g.any()) for g in plain.values())
+    for name, gradient in plain.items():
+        assert torch.allclose(gradient, computed[name], atol=1e-6, rtol=1e-4), name
+    assert kept[1] < kept[0] / 2
+    loss, _ = objective.loss(KEY)  # nothing is left in the layers
+    loss.backward()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_people_decide_the_prediction_and_nobody_is_zeros(method, recipe_of):
     objective = build(recipe_of(method, identity_drop=0.0, both_drop=0.0))

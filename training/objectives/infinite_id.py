@@ -42,13 +42,11 @@ class InfiniteIDTrainingConfig(InjectionConfig):
 class IdentityAlone:
     """The processor of a cross-attention layer that sees identity tokens instead of the text.
 
-    Holds no weights: keys and values [B, n, C] are the layer's part of what is trained.
+    Holds no weights: ``keys`` and ``values`` [B, n, C] are of one pass of the model.
     """
 
-    def __init__(self, kernel: Kernel):
-        self.kernel = kernel
-        self.keys: Any = None
-        self.values: Any = None
+    def __init__(self, kernel: Kernel, keys: Tensor, values: Tensor):
+        self.kernel, self.keys, self.values = kernel, keys, values
 
     def __call__(
         self,
@@ -71,9 +69,7 @@ class InfiniteIDObjective(InjectionObjective):
         super().__init__(config)
         self.vit: Any = frozen(ViTMAEModel, config.vit, "self-supervised ViT", "mini-vit")
         self.hold(self._adapter(config, init_from))
-        self.processors = {name: IdentityAlone(self.kernel) for name in cross_layers(self.unet)}
-        for name, layer in cross_layers(self.unet).items():
-            layer.set_processor(self.processors[name])  # type: ignore[arg-type]
+        self.layers = cross_layers(self.unet)
 
     def _adapter(self, config: InfiniteIDTrainingConfig, init_from: str | None) -> InfiniteID:
         side = self.vit.config.image_size // self.vit.config.patch_size
@@ -107,6 +103,7 @@ class InfiniteIDObjective(InjectionObjective):
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, people: Tensor) -> Tensor:
         adapter: Any = self.adapter
         for name, (keys, values) in adapter.cross_attention(people).items():
-            processor = self.processors[name]
-            processor.keys, processor.values = keys, values
+            # A new one for every pass: activations may be computed again when there has been another.
+            processor: Any = IdentityAlone(self.kernel, keys, values)
+            self.layers[name].set_processor(processor)
         return self.unet(noisy, timesteps, people, return_dict=False)[0]

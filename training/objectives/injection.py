@@ -22,6 +22,7 @@ from transformers import CLIPTokenizer
 from idpersona.adapters.base import Adapter
 from idpersona.errors import BadInput
 from idpersona.pixels import to_tensor
+from idpersona.seams.checkpointing import checkpoint_blocks
 from idpersona.training.data.framing import frame_pixels
 from idpersona.training.data.pictures import jitter
 from idpersona.training.keyed import StepKey
@@ -200,6 +201,7 @@ class InjectionObjective(Objective):
     """See the module's docstring. A method says what it is conditioned on and how that enters the U-Net."""
 
     adapter: Adapter
+    writes_only = True
     folder: str
     """Name of the adapter's folder in the output."""
 
@@ -235,6 +237,12 @@ class InjectionObjective(Objective):
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Any, people: Tensor) -> Tensor:
         """v [B, C, h, w] for captions and people as :meth:`encode` and :meth:`conditions` give them."""
+
+    def checkpoint_activations(self) -> None:
+        checkpoint_blocks(self.unet)
+        for part in self.adapter.parts.values():
+            if getattr(part, "_supports_gradient_checkpointing", False):
+                checkpoint_blocks(part)
 
     def captions(self, batch: InjectionBatch) -> Tensor:
         """Token ids [B, n] of what the text encoder is given."""

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from idpersona.errors import BadInput
 from idpersona.pixels import to_tensor
+from idpersona.seams.checkpointing import checkpoint_blocks
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import denoise
 from idpersona.training.objectives.diffusion_data import CaptionedFaces
 from idpersona.training.objectives.frozen import FrozenBase
+from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
 
 
@@ -58,6 +60,8 @@ class LoraConfig(BaseModel):
 class LoraObjective(Objective):
     """See the module's docstring."""
 
+    writes_only = True
+
     def __init__(self, config: LoraConfig):
         require_peft()
         self.config = config
@@ -71,7 +75,7 @@ class LoraObjective(Objective):
         order = np.random.default_rng(0).permutation(len(rows))
         self.rows = [rows[n] for n in order[: config.photos]]
         add_lora(self.unet, config.rank, config.targets)
-        self.trained = self.unet
+        self.trained = TrainedParameters(self.unet)
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
         device = self.unet.device
@@ -98,6 +102,9 @@ class LoraObjective(Objective):
         step = denoise(predict, latents, timesteps.clamp(0, 999).to(device), key)
         loss = step.loss(self.config.min_snr)
         return loss, {"mse": float(step.error().mean().detach())}
+
+    def checkpoint_activations(self) -> None:
+        checkpoint_blocks(self.unet)
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""

@@ -24,6 +24,7 @@ from idpersona.errors import BadInput
 from idpersona.images import open_photo
 from idpersona.pixels import to_pictures, to_tensor
 from idpersona.provenance import write_png
+from idpersona.seams.checkpointing import checkpoint_blocks
 from idpersona.training.data.persona import Portrait, find_points, photo_files, read_portraits
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
@@ -91,6 +92,8 @@ class PersonaConfig(BaseModel):
 
 class PersonaObjective(Objective):
     """See the module's docstring. Half of every batch are class pictures where the prior is preserved."""
+
+    writes_only = True
 
     def __init__(self, config: PersonaConfig, output: Path):
         require_peft()
@@ -167,6 +170,9 @@ class PersonaObjective(Objective):
             loss = loss + config.identity_weight * unlike.sum() / len(choices) / share
             figures["unlike"] = float(unlike.mean().detach())
         return loss, figures
+
+    def checkpoint_activations(self) -> None:
+        checkpoint_blocks(self.model.unet)
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
