@@ -6,6 +6,8 @@ alone. Nothing else of the base changes, and no prompt has a part in it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -28,6 +30,7 @@ from idpersona.training.objectives.injection import (
     InjectionObjective,
     started_from,
 )
+from idpersona.training.samples.drawing import Drawing
 
 
 class InfiniteIDTrainingConfig(InjectionConfig):
@@ -69,11 +72,30 @@ class InfiniteIDObjective(InjectionObjective):
 
     def __init__(self, config: InfiniteIDTrainingConfig, init_from: str | None):
         super().__init__(config)
+        self.config: InfiniteIDTrainingConfig = config
         self.vit: Any = frozen(ViTMAEModel, config.vit, "self-supervised ViT", "mini-vit")
         self.hold(self._adapter(config, init_from))
-        self.processors = {name: IdentityAlone(self.kernel) for name in cross_layers(self.unet)}
+        layers = cross_layers(self.unet)
+        self.stock = {name: layer.processor for name, layer in layers.items()}
+        self.processors = {name: IdentityAlone(self.kernel) for name in layers}
+        self._put(self.processors)
+
+    def _put(self, processors: Mapping[str, Any]) -> None:
         for name, layer in cross_layers(self.unet).items():
-            layer.set_processor(self.processors[name])  # type: ignore[arg-type]
+            layer.set_processor(processors[name])
+
+    @property
+    def networks(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"mini-vit": {"folder": self.config.vit}}
+
+    @contextmanager
+    def drawing(self) -> Iterator[Drawing]:
+        self._put(self.stock)  # the text has a part in drawing
+        try:
+            with super().drawing() as drawing:
+                yield drawing
+        finally:
+            self._put(self.processors)
 
     def _adapter(self, config: InfiniteIDTrainingConfig, init_from: str | None) -> InfiniteID:
         side = self.vit.config.image_size // self.vit.config.patch_size

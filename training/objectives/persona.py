@@ -10,7 +10,8 @@ at every noise level and skips nothing; ``detect``, as published, finds it in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from idpersona.training.objectives.face_reader import SHIPPED, FaceReader, contr
 from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
+from idpersona.training.samples.drawing import Drawing
 
 IdentityKind = Literal["none", "portrait", "triplet", "contrast"]
 _BANK = 4096
@@ -167,6 +169,11 @@ class PersonaObjective(Objective):
             loss = loss + config.identity_weight * unlike.sum() / len(choices) / share
             figures["unlike"] = float(unlike.mean().detach())
         return loss, figures
+
+    @contextmanager
+    def drawing(self) -> Iterator[Drawing]:
+        model = self.model.to(self._device)
+        yield Drawing(model.pipe, photos=photo_files(self.config.photos), size=model.size)
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
