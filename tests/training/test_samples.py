@@ -28,6 +28,8 @@ from idpersona.testing import tiny_components
 from idpersona.training.config import Recipe, load_recipe
 from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective
+from idpersona.training.objectives.denoising import SCHEDULE
+from idpersona.training.objectives.diffusion_models import base_pipeline
 from idpersona.training.objectives.persona import PersonaConfig, PersonaObjective
 from idpersona.training.progress import Progress
 from idpersona.training.run import run_recipe
@@ -135,15 +137,22 @@ def test_a_sheet_shows_what_the_checkpoint_draws(recipe_of: Any, diffusion_run: 
     pipe: Any = StableDiffusionPipeline.from_pretrained(diffusion_run / "base")
     pipe.set_progress_bar_config(disable=True)
     adapter = load_adapter(output / "checkpoints" / "step-2", base=pipe)
-    sheet = np.asarray(Image.open(output / "samples" / "step-000002.png"), np.int16)
+    sheet = np.asarray(Image.open(output / "samples" / "step-000002.png"))
+
+    def draw(prompt: str) -> np.ndarray:
+        noise = torch.Generator().manual_seed(5)
+        drawn = pipe(prompt, num_inference_steps=2, guidance_scale=3.0, generator=noise).images[0]
+        return np.asarray(drawn)
+
     for n, photo in enumerate(PEOPLE):
-        with adapter.attach(pipe, adapter.read(photo)):
-            for m, prompt in enumerate(SAMPLES["prompts"]):
-                noise = torch.Generator().manual_seed(5)
-                drawn = pipe(prompt, num_inference_steps=2, guidance_scale=3.0, generator=noise).images[0]
-                shown = sheet[14 + 128 * n :, 96 + 128 * (m + 1) :][:128, :128]
-                # Training attends by another kernel than users do: the same but for rounding.
-                assert np.abs(shown - np.asarray(drawn, np.int16)).max() <= 2, (photo, prompt)
+        for m, prompt in enumerate(SAMPLES["prompts"]):
+            shown = sheet[14 + 128 * n :, 96 + 128 * (m + 1) :][:128, :128]
+            with adapter.attach(pipe, adapter.read(photo)):
+                drawn = draw(prompt)
+            # Training computes by other kernels than users do: a few pixels are rounded otherwise. Of the
+            # weights that are not averaged 0.14 % of them would differ.
+            assert (shown != drawn).mean() < 4e-4, (photo, prompt)
+            assert (shown != draw(prompt)).mean() > 0.01, "the adapter has a part in it"
 
 
 @pytest.mark.parametrize("kind", ["lora", "diffusion"])
@@ -235,8 +244,7 @@ def test_nothing_is_left_behind(method: str, recipe_of: Any, other_recipes: Any,
     recipe = load_recipe(path)
     objective: Any = build_objective(recipe)
     objective.trained.eval()
-    with objective.drawing() as drawing:
-        pipe = drawing.pipe
+    pipe = base_pipeline(objective.base, SCHEDULE) if method == "diffusion" else objective.pipe
     before = state(objective, pipe)
     watched = Samples.open(recipe, objective, start_accelerator(recipe.loop, tmp_path))
     assert watched is not None
