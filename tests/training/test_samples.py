@@ -298,6 +298,12 @@ def test_what_is_there_is_drawn_again_only_where_it_has_changed(persona: Any, tm
     assert again["step-000004.png"] > before["step-000004.png"]
     assert {name for name in before if again[name] == before[name]} == {"step-000000.png", "step-000002.png"}
     assert [row["step"] for row in rows(output)] == ["0"] * 2 + ["2"] * 2 + ["4"] * 2
+    scores = output / "samples" / "scores.csv"
+    before = scores.read_text()
+    scores.write_text(before.replace("step,", "when,"))
+    with pytest.raises(BadInput, match="holds something else than scores"):
+        run_recipe(path, resume=True)
+    scores.write_text(before)
     persona(ALONE | {"prompts": ["a hat"]}, folder=tmp_path)
     run_recipe(path, resume=True)
     assert [(row["step"], row["prompt"]) for row in rows(output)[4:]] == [("4", "a hat")]

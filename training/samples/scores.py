@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from idpersona.errors import BadInput
 from idpersona.images import atomic_output
 from idpersona.training.samples.judging import Witness
 from idpersona.training.samples.people import Person
@@ -88,7 +89,7 @@ def means(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def scored_steps(path: Path) -> set[int]:
-    """Steps that ``scores.csv`` holds; none where it is not there."""
+    """Steps that ``scores.csv`` holds, none where it is not there; BadInput where it is something else."""
     return {int(row["step"]) for row in _rows(path)}
 
 
@@ -97,6 +98,7 @@ def write_scores(path: Path, step: int, scores: Sequence[Score], witness: Witnes
 
     Raises:
         OutputError: it cannot be written.
+        BadInput: what lies there is something else.
     """
     rows = [row for row in _rows(path) if int(row["step"]) != step]
     for s in scores:
@@ -118,4 +120,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if any(tuple(row) != _COLUMNS or not (row["step"] or "").isdecimal() for row in rows):
+        raise BadInput(f"{path} holds something else than scores of samples: move it away")
+    return rows
