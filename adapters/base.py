@@ -217,11 +217,12 @@ class Adapter:
     def read(self, photos: Any, **options: Any) -> Identity:
         """Read an identity from one or more photos with the encoders this adapter needs.
 
-        ``options`` go to :func:`idpersona.read_identity`.
+        ``options`` go to :func:`idpersona.read_identity`; with ``encoder`` others of these names can read.
         """
         from idpersona import read_identity
 
-        return read_identity(photos, encoder=self.encoders, **options)
+        given: dict[str, Any] = {"encoder": self.encoders, **options}
+        return read_identity(photos, **given)
 
     def canvas(self, photo: tuple[int, int]) -> tuple[int, int] | None:
         """Width and height in pixels for a picture in the pose of a photo of that width and height.

@@ -164,6 +164,15 @@ def test_a_second_encoder_that_sees_another_face_is_an_error(photo: Image.Image)
         read_identity(photo, ["blobs", "elsewhere"])
 
 
+def test_encoders_are_given_by_name_or_as_they_are(photo: Image.Image):
+    itself = read_identity(photo, Colours(), subject="object")
+    assert itself.features == read_identity(photo, "colours", subject="object").features
+    both = read_identity(photo, ["blobs", ManyBlobs()])
+    assert both.features == read_identity(photo, ["blobs", "many-blobs"]).features
+    with pytest.raises(BadInput, match="encoder 'colours' does not read subject 'face'"):
+        read_identity(photo, Colours())
+
+
 def test_a_check_sees_every_reading_and_leaves_nothing_behind(photo: Image.Image):
     seen = []
     photos = [photo, photo.rotate(90)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from idpersona.encoders.reading import DEFAULT_ENCODER
 from idpersona.errors import BadInput, first_line
 
 T = TypeVar("T", bound=BaseModel)
@@ -65,8 +66,40 @@ class LoopConfig(_Strict):
     trackers: tuple[str, ...] = ("tensorboard",)
 
 
+class SamplesConfig(_Strict):
+    """Pictures that the averaged weights draw before the first step, every so often, and at the end.
+
+    They are sheets ``samples/step-000100.png`` of the output, always of the same prompts and seeds. A row is
+    a person (or the model by itself) and a seed, a column is a prompt; the photo stands first. How alike the
+    drawn faces are to the photo stands in ``samples/scores.csv``, line by line, and in the log on average.
+
+    Attributes:
+        every: steps from one sheet to the next.
+        prompts: of the columns.
+        photos: folder or list of photos (paths, ``sample:NAME``), one for each person; take people whom the
+            training does not see. An adapter draws each of them. Where a persona is trained, they are other
+            people, whom its pictures should not look like; models that know nobody take none.
+        seeds: of the start noise; each gives a row of its own.
+        negative: the negative prompt.
+        steps, guidance: of drawing.
+        judge: by which faces are compared: a face encoder that tells people apart, or ``mini-judge``. By an
+            encoder that conditions what is trained, or that an identity loss imitates (mini's adapters: both
+            are dlib's), the score is optimistic.
+    """
+
+    every: Annotated[int, Field(gt=0)]
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)]
+    photos: str | tuple[str, ...] = ()
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    negative: str = ""
+    steps: Annotated[int, Field(gt=0)] = 25
+    guidance: Annotated[float, Field(ge=0)] = 5.0
+    judge: str = DEFAULT_ENCODER
+
+
 class Recipe(_Strict):
-    """One run. ``objective`` is the table of the objective named by its ``kind`` key."""
+    """One run. ``objective`` is the table of the objective named by its ``kind`` key; without ``samples``
+    nothing is drawn on the way."""
 
     name: str
     objective: dict[str, Any]
@@ -74,6 +107,7 @@ class Recipe(_Strict):
     loop: LoopConfig
     output: str
     init_from: str | None = None
+    samples: SamplesConfig | None = None
 
     @model_validator(mode="after")
     def _muon_in_fp16(self) -> Self:
@@ -130,5 +164,7 @@ def builtin_recipes() -> list[Path]:
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     current: Any = model
     for part in location:
-        current = current.model_fields[part].annotation
+        kind = current.model_fields[part].annotation
+        # Of a table that may be left out, what it is where it is there.
+        current = next((one for one in get_args(kind) if hasattr(one, "model_fields")), kind)
     return list(current.model_fields)

@@ -12,7 +12,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from idpersona.training.keyed import StepKey, seed_modules
 from idpersona.training.optimisers import build_optimisers
 from idpersona.training.parallel import DeepSpeedStates, prepare
 from idpersona.training.progress import Progress
+from idpersona.training.samples.drawing import Drawing
+from idpersona.training.samples.sheet import Samples
 from idpersona.training.setting import keep_recipe, share_of, start_accelerator, start_trackers
 from idpersona.training.sharding import is_sharded, whole, whole_weights
 
@@ -70,6 +72,13 @@ class Objective(ABC):
 
     def begin(self, folder: Path) -> None:  # noqa: B027 - most have nothing to keep
         """Write what a resumption needs beside the checkpoints; called once, before the first step."""
+
+    def drawing(self) -> AbstractContextManager[Drawing]:
+        """A scope in which the model, as it is then, draws as users draw with it; for samples.
+
+        What it changes of the model for that, it puts back. Raises BadInput where nothing can be drawn.
+        """
+        raise BadInput(f"samples: {type(self).__name__} draws no pictures: take samples out of the recipe")
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
@@ -130,6 +139,11 @@ def train(
         step = restore(checkpoints, recipe, module, None if states else optimiser, ema, scaler, tell=main)
         if states and step:
             states.load(step)
+    if sharded and recipe.samples:
+        raise BadInput(
+            "samples are drawn by one process, and FSDP leaves it a part of the weights: none here"
+        )
+    samples = Samples.open(recipe, objective, accelerator)
     if main:
         keep_recipe(output, recipe, objective, accelerator, given)
         if step == 0:
@@ -160,11 +174,17 @@ def train(
         else:
             averaged(objective.save, output)
 
+    def look() -> None:
+        if samples and samples.wanted(step):
+            with _averaged(objective, ema), progress.aside():
+                samples.draw(step, stop=lambda: interruption.received > 0, say=progress.say)
+
     saved, signal = step, 0
     with (
         Interruption() as interruption,
         Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main) as progress,
     ):
+        look()
         while step < loop.steps and not (signal := _stop(accelerator, stop_at, interruption)):
             optimiser.set_learning_rate(rate := learning_rate(config, step, loop.steps))
             figures = _gradients(accelerator, run, loop, step, parts)
@@ -185,6 +205,7 @@ def train(
             if step % loop.save_every == 0:
                 keep()
                 saved = step
+            look()
         if saved != step:
             keep()
     accelerator.wait_for_everyone()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from rich import progress
 
@@ -58,6 +59,22 @@ class Progress:
             )
         self._sums, self._count, self._since = {}, 0, time.perf_counter()
         return {**means, "samples_per_second": speed}
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done in this scope takes none of the steps' time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - start
+
+    def say(self, line: str) -> None:
+        """Print a line; a bar stays below it."""
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif self._enabled:
+            print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Progress:
         return self

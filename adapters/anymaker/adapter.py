@@ -117,8 +117,9 @@ class AnyMaker(Adapter):
         """Read an object; ``mask`` as for :func:`idpersona.read_identity`, by default the configuration's."""
         from idpersona import read_identity
 
-        given: dict[str, Any] = {"subject": self.subject, "mask": self.config.mask, **options}
-        return read_identity(photos, encoder=self.encoders, **given)
+        usual = {"encoder": self.encoders, "subject": self.subject, "mask": self.config.mask}
+        given: dict[str, Any] = {**usual, **options}
+        return read_identity(photos, **given)
 
     @torch.no_grad()
     def seen(self, people: People) -> list[Tensor]:

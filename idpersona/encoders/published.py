@@ -49,10 +49,13 @@ def _clip_object(
     return ObjectTokens(name, model, licence=get_weight("clip-h").licence)
 
 
-def mini_wplus(folder: str | Path | None = None) -> AlignedFace:
-    """A face's code in the embedded model's W+ space; MissingWeights when its weights are not there."""
+def mini_wplus(folder: str | Path | None = None, vae: str | Path | None = None) -> AlignedFace:
+    """A face's code in the embedded model's W+ space; MissingWeights when its weights are not there.
+
+    ``vae`` is the folder of the autoencoder on whose latents the encoder was trained; None: mini's.
+    """
     place = locate("mini-wplus") if folder is None else Path(folder)
-    network = StyleModel("mini-wplus", place, locate("mini") / "vae")
+    network = StyleModel("mini-wplus", place, locate("mini") / "vae" if vae is None else vae)
     return AlignedFace("mini-wplus", network, MINI_FRAME, licence=get_weight("mini-wplus").licence)
 
 

@@ -41,7 +41,7 @@ class _Reading:
 
 def read_identity(
     photos: Photo | Sequence[Photo],
-    encoder: str | Sequence[str] = DEFAULT_ENCODER,
+    encoder: str | Encoder | Sequence[str | Encoder] = DEFAULT_ENCODER,
     *,
     subject: Subject = "face",
     face: int | None = None,
@@ -59,7 +59,7 @@ def read_identity(
 
     Args:
         photos: one photo or several: paths, ``sample:NAME``, PIL images, uint8 RGB arrays ``[h, w, 3]``.
-        encoder: one registry name or several; each gives one feature.
+        encoder: one registry name or several, or encoders themselves; each gives one feature.
         subject: ``"face"`` looks for a face, ``"object"`` takes the whole photo.
         face: number of the face to take from every photo, 0 being the largest. None takes the largest by
             area and, when there are several, says so in ``warnings``.
@@ -144,15 +144,22 @@ def read_identity(
     )
 
 
-def _encoders(names: str | Sequence[str], subject: Subject) -> list[Encoder]:
-    wanted = [names] if isinstance(names, str) else list(dict.fromkeys(names))
+def _encoders(given: Any, subject: Subject) -> list[Encoder]:
+    alone = isinstance(given, str) or not isinstance(given, Sequence)
+    wanted: list[Any] = [given] if alone else list(dict.fromkeys(given))
     if not wanted:
         raise BadInput("give at least one encoder")
-    for name in wanted:
-        if encoder_subject(name) != subject:
+    for one in wanted:
+        name = one if isinstance(one, str) else one.name
+        reads = encoder_subject(one) if isinstance(one, str) else _reads(one)
+        if reads != subject:
             fitting = ", ".join(encoder_names(subject)) or "none is installed"
             raise BadInput(f"encoder '{name}' does not read subject '{subject}'; those that do: {fitting}")
-    return [get_encoder(name) for name in wanted]
+    return [get_encoder(one) if isinstance(one, str) else one for one in wanted]
+
+
+def _reads(encoder: Encoder) -> Subject:
+    return "face" if isinstance(encoder, FaceEncoder) else "object"
 
 
 def _listed(photos: Photo | Sequence[Photo]) -> list[Photo]:

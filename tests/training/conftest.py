@@ -225,7 +225,7 @@ def runs(vae_run, recipe_writer, tmp_path_factory):
 def recipe_of(runs, diffusion_run, labeler_run, recipe_writer, tmp_path_factory):
     """Writes the tiny recipe of a method, with changes."""
 
-    def write(method, *, init_from=None, loop=None, **changes):
+    def write(method, *, init_from=None, loop=None, samples=None, **changes):
         own = {
             "instantid": {},
             "infinite-id": {"vit": str(runs["vit"] / "model"), "face_hidden": 16},
@@ -242,7 +242,8 @@ def recipe_of(runs, diffusion_run, labeler_run, recipe_writer, tmp_path_factory)
             **changes,
         }
         folder = tmp_path_factory.mktemp(method)
-        return recipe_writer(folder, method, objective, init_from=init_from, loop=loop or {"steps": 2})
+        loop = loop or {"steps": 2}
+        return recipe_writer(folder, method, objective, init_from=init_from, loop=loop, samples=samples)
 
     return write
 

@@ -14,6 +14,7 @@ from idpersona.training.run import run_recipe
 from idpersona.training.setting import Resolved
 
 STEPS = 2
+SAMPLES = {"every": 2, "prompts": ["a man"], "photos": ["sample:person-1"], "steps": 2}
 
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
@@ -25,13 +26,17 @@ LAUNCHES = {
 
 @pytest.mark.parametrize("launch", LAUNCHES)
 def test_two_processes_take_the_steps_of_one(launch, diffusion_objective, tmp_path, recipe_writer):
-    path = recipe_writer(tmp_path, "mini", diffusion_objective, loop={"steps": STEPS})
+    loop = {"steps": STEPS}
+    path = recipe_writer(tmp_path, "mini", diffusion_objective, samples=SAMPLES, loop=loop)
     run_recipe(path, output=tmp_path / "one")
     command = [*LAUNCHES[launch], str(path), "--output", str(tmp_path / "two")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-12000:]
     assert done.stderr.count(f"step {STEPS}/{STEPS}") == 1, "only the main process reports"
+    assert done.stderr.count("samples of step 2") == 1, "and draws"
+    scores = [(tmp_path / name / "samples" / "scores.csv").read_text().count("\n") for name in ("one", "two")]
+    assert scores == [5, 5]
     assert (tmp_path / "two" / "base" / "model_index.json").is_file()
     weights, moments = [], []
     for name in ("one", "two"):

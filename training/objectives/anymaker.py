@@ -112,6 +112,10 @@ class AnyMakerObjective(InjectionObjective):
         )
         return AnyMaker(mapper, attention, sizes)
 
+    @property
+    def networks(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"mini-vit-object": {"folder": self.config.vit}}
+
     @torch.no_grad()
     def seen(self, batch: InjectionBatch) -> Tensor:
         """What the encoder says of the references without their background, [B, n, dim]; zeros for nobody."""

@@ -12,6 +12,7 @@ the person (so reasons PuLID, arXiv:2404.16022).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,15 @@ from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import SCHEDULE, Denoised, Drawn, denoise, draw
 from idpersona.training.objectives.diffusion_config import DiffusionConfig
 from idpersona.training.objectives.diffusion_data import DiffusionBatch, DiffusionData
-from idpersona.training.objectives.diffusion_models import build_base, build_identity, export_base, predict
+from idpersona.training.objectives.diffusion_models import (
+    base_pipeline,
+    build_base,
+    build_identity,
+    export_base,
+    predict,
+)
 from idpersona.training.objectives.likeness import Likeness
+from idpersona.training.samples.drawing import Drawing
 from idpersona.training.weights import require_folder
 
 
@@ -136,6 +144,15 @@ class DiffusionObjective(Objective):
         if tokens is not None and self.adapter:
             return predict(unet, self.adapter, noisy, context, tokens, batch).float()
         return unet(noisy, batch.timesteps, context, return_dict=False)[0].float()
+
+    @contextmanager
+    def drawing(self) -> Iterator[Drawing]:
+        pipe = base_pipeline(self.base, SCHEDULE).to(self.base.unet.device)
+        pipe.set_progress_bar_config(disable=True)
+        if self.adapter is None:
+            yield Drawing(pipe)
+        else:
+            yield Drawing(pipe, self.adapter, self.adapter.read, alone=self.config.base)
 
     def save(self, folder: Path) -> None:
         """InstantID itself, where it is trained: ``load_adapter`` reads a checkpoint's folder."""

@@ -180,8 +180,8 @@ def predict(
         )[0]
 
 
-def export_base(base: Base, schedule: Mapping[str, Any], folder: Path) -> None:
-    """A stock ``StableDiffusionPipeline`` folder."""
+def base_pipeline(base: Base, schedule: Mapping[str, Any]) -> StableDiffusionPipeline:
+    """The stock pipeline of these very parts."""
     parts: dict[str, Any] = {
         "vae": base.vae,
         "text_encoder": base.text_encoder,
@@ -192,7 +192,12 @@ def export_base(base: Base, schedule: Mapping[str, Any], folder: Path) -> None:
         "feature_extractor": None,
         "requires_safety_checker": False,
     }
-    StableDiffusionPipeline(**parts).save_pretrained(folder)
+    return StableDiffusionPipeline(**parts)
+
+
+def export_base(base: Base, schedule: Mapping[str, Any], folder: Path) -> None:
+    """A stock ``StableDiffusionPipeline`` folder."""
+    base_pipeline(base, schedule).save_pretrained(folder)
     mend_vae_config(folder / "vae")
 
 

@@ -17,8 +17,12 @@ from idpersona.training.weights import channels_last, require_folder
 
 @dataclass(frozen=True)
 class FrozenBase:
-    """A text-to-image pipeline in parts, float32, no gradients; ``kernel`` is for layers beside its own."""
+    """A text-to-image pipeline and its parts, float32, no gradients; ``kernel`` is for layers beside its own.
 
+    ``pipe`` is the stock pipeline of these very parts.
+    """
+
+    pipe: Any
     unet: Any
     text_encoder: Any
     tokenizer: Any
@@ -38,7 +42,10 @@ class FrozenBase:
             kernel = eager
             unet.set_attn_processor(AttnProcessor())
             text_encoder.set_attn_implementation("eager")
-        return cls(unet, text_encoder, pipe.tokenizer, Latents(str(path / "vae")), kernel)
+        latents = Latents(str(path / "vae"))
+        pipe.register_modules(vae=latents.vae)
+        pipe.set_progress_bar_config(disable=True)
+        return cls(pipe, unet, text_encoder, pipe.tokenizer, latents, kernel)
 
 
 def frozen(component: Any, folder: str, what: str, recipe: str) -> Any:

@@ -6,6 +6,7 @@ alone. Nothing else of the base changes, and no prompt has a part in it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -67,9 +68,14 @@ class InfiniteIDObjective(InjectionObjective):
 
     def __init__(self, config: InfiniteIDTrainingConfig, init_from: str | None):
         super().__init__(config)
+        self.config: InfiniteIDTrainingConfig = config
         self.vit: Any = frozen(ViTMAEModel, config.vit, "self-supervised ViT", "mini-vit")
         self.hold(self._adapter(config, init_from))
         self.layers = cross_layers(self.unet)
+
+    @property
+    def networks(self) -> Mapping[str, Mapping[str, Any]]:
+        return {"mini-vit": {"folder": self.config.vit}}
 
     def _adapter(self, config: InfiniteIDTrainingConfig, init_from: str | None) -> InfiniteID:
         side = self.vit.config.image_size // self.vit.config.patch_size
@@ -102,8 +108,13 @@ class InfiniteIDObjective(InjectionObjective):
 
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, people: Tensor) -> Tensor:
         adapter: Any = self.adapter
+        stock = {name: layer.processor for name, layer in self.layers.items()}
         for name, (keys, values) in adapter.cross_attention(people).items():
             # A new one for every pass: activations may be computed again when there has been another.
             processor: Any = IdentityAlone(self.kernel, keys, values)
             self.layers[name].set_processor(processor)
-        return self.unet(noisy, timesteps, people, return_dict=False)[0]
+        try:
+            return self.unet(noisy, timesteps, people, return_dict=False)[0]
+        finally:
+            for name, processor in stock.items():
+                self.layers[name].set_processor(processor)

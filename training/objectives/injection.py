@@ -8,7 +8,8 @@ that copying a reference cannot pay alone. Beside the denoising error there is t
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -20,7 +21,10 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from idpersona.adapters.base import Adapter
+from idpersona.encoders import get_encoder
 from idpersona.errors import BadInput
+from idpersona.identity import Identity
+from idpersona.images import Photo
 from idpersona.pixels import to_tensor
 from idpersona.seams.checkpointing import checkpoint_blocks
 from idpersona.training.data.framing import frame_pixels
@@ -31,6 +35,7 @@ from idpersona.training.objectives.denoising import Denoised, Predict, denoise, 
 from idpersona.training.objectives.diffusion_data import PERIOD, CaptionedFaces
 from idpersona.training.objectives.frozen import FrozenBase
 from idpersona.training.objectives.likeness import FaceLikeness, IdentityLoss, Likeness
+from idpersona.training.samples.drawing import Drawing
 
 _CHOICE = 0
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -211,8 +216,8 @@ class InjectionObjective(Objective):
     def __init__(self, config: InjectionConfig):
         self.config = config
         base = FrozenBase.open(config.base)
+        self.pipe, self.kernel = base.pipe, base.kernel
         self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
-        self.kernel = base.kernel
         self.data = InjectionData(config, base.tokenizer)
         self.likeness: IdentityLoss | None = None
         if config.latent_descriptor:
@@ -266,6 +271,21 @@ class InjectionObjective(Objective):
             figures[name] = float(unlike.detach())
             loss = loss + self.config.likeness * share * unlike
         return loss, figures
+
+    @property
+    def networks(self) -> Mapping[str, Mapping[str, Any]]:
+        """Options of the adapter's encoders by name, where training has other networks than users have."""
+        return {}
+
+    def read(self, photo: Photo) -> Identity:
+        """The identity in a photo, by the very networks that training looks through."""
+        encoders = [get_encoder(name, **self.networks.get(name, {})) for name in self.adapter.encoders]
+        return self.adapter.read(photo, encoder=encoders)
+
+    @contextmanager
+    def drawing(self) -> Iterator[Drawing]:
+        self.pipe.to(self.device)
+        yield Drawing(self.pipe, self.adapter, self.read)
 
     @property
     def device(self) -> torch.device:

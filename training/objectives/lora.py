@@ -6,7 +6,8 @@ measured on such a leak.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from idpersona.training.objectives.diffusion_data import CaptionedFaces
 from idpersona.training.objectives.frozen import FrozenBase
 from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
+from idpersona.training.samples.drawing import Drawing
 
 
 class LoraConfig(BaseModel):
@@ -67,7 +69,7 @@ class LoraObjective(Objective):
         self.config = config
         base = FrozenBase.open(config.base)
         self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
-        self.tokenizer = base.tokenizer
+        self.pipe, self.tokenizer = base.pipe, base.tokenizer
         self.data = CaptionedFaces(config.labeler)
         rows = [n for n, known in enumerate(self.data.attributes) if known.get(config.attribute)]
         if not rows:
@@ -105,6 +107,11 @@ class LoraObjective(Objective):
 
     def checkpoint_activations(self) -> None:
         checkpoint_blocks(self.unet)
+
+    @contextmanager
+    def drawing(self) -> Iterator[Drawing]:
+        self.pipe.to(self.unet.device)
+        yield Drawing(self.pipe)
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""

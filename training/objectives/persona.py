@@ -10,7 +10,8 @@ at every noise level and skips nothing; ``detect``, as published, finds it in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from idpersona.training.objectives.face_reader import DLIB, FaceReader, contrast
 from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
+from idpersona.training.samples.drawing import Drawing
 
 IdentityKind = Literal["none", "portrait", "triplet", "contrast"]
 _BANK = 4096
@@ -173,6 +175,11 @@ class PersonaObjective(Objective):
 
     def checkpoint_activations(self) -> None:
         checkpoint_blocks(self.model.unet)
+
+    @contextmanager
+    def drawing(self) -> Iterator[Drawing]:
+        model = self.model.to(self._device)
+        yield Drawing(model.pipe, photos=photo_files(self.config.photos), size=model.size)
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""

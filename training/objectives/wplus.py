@@ -95,6 +95,11 @@ class WPlusObjective(InjectionObjective):
         mapper = WPlusMapper(dim, groups, sizes.output_dim)
         return WPlus(mapper, WPlusCrossAttention.from_unet(self.unet, copy_weights=True), sizes)
 
+    @property
+    def networks(self) -> Mapping[str, Mapping[str, Any]]:
+        vae = str(Path(self.config.base) / "vae")
+        return {"mini-wplus": {"folder": self.config.style, "vae": vae}}
+
     @torch.no_grad()
     def codes(self, batch: InjectionBatch) -> Tensor:
         """W+ codes of the references, [B, rows, dim]; zeros for nobody."""
