@@ -61,22 +61,28 @@ class Denoiser:
             Told(wide(embeds.negative), wide(embeds.negative_pooled)),
         )
 
-    def __call__(self, latents: Tensor, timestep: Any, told: Told) -> Tensor:
-        """The prediction (epsilon or v, as the model makes it), float32 [rows, C, h, w]."""
+    def __call__(self, latents: Tensor, timestep: Any, told: Told, **inputs: Any) -> Tensor:
+        """The prediction (epsilon or v, as the model makes it), float32 [rows, C, h, w].
+
+        ``inputs`` are handed on to the model.
+        """
         self.passes += 1
         kind = self.unet.dtype
         prediction = self.unet(
             latents.to(kind),
             timestep,
             encoder_hidden_states=told.text.to(kind),
-            added_cond_kwargs=self._added(told, kind),
+            added_cond_kwargs=self.added(told),
             return_dict=False,
+            **inputs,
         )[0]
         return prediction.to(torch.promote_types(latents.dtype, torch.float32))
 
-    def _added(self, told: Told, kind: torch.dtype) -> dict[str, Tensor] | None:
+    def added(self, told: Told) -> dict[str, Tensor] | None:
+        """SDXL's pooled embeddings and sizes, in the model's dtype; None where nothing is pooled."""
         if told.pooled is None:
             return None
+        kind = self.unet.dtype
         height, width = (side * self.pipe.vae_scale_factor for side in self.size)
         times = self.pipe._get_add_time_ids(
             (height, width),

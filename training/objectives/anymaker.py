@@ -8,6 +8,7 @@ not say it: their directions are kept orthogonal.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ from idpersona.adapters.anymaker.modules import AnyMakerCrossAttention, AnyMaker
 from idpersona.encoders.masks import head_mask
 from idpersona.encoders.vit import all_tokens
 from idpersona.seams.cross import cross_scope
+from idpersona.seams.latent import Told
 from idpersona.seams.text import word_rows
 from idpersona.seams.tokens import TokenBranch
 from idpersona.training.data.captions import NOUNS
@@ -128,44 +130,44 @@ class AnyMakerObjective(InjectionObjective):
     def conditions(self, batch: InjectionBatch) -> Tensor:
         return self.mapper.mixed([self.seen(batch)])[0]
 
-    def encode(self, batch: InjectionBatch) -> tuple[Tensor, Tensor]:
-        """Encoded captions [B, n, d] before anything is changed, and which of their positions hold the
-        category word, float32 [B, n, 1]; none where the caption is empty."""
+    def encode(self, batch: InjectionBatch) -> tuple[Told, Tensor]:
+        """Encoded captions before anything is changed, and which of their positions hold the category word,
+        float32 [B, n, 1]; none where the caption is empty."""
         text = super().encode(batch)
-        places = torch.zeros(*text.shape[:2], 1)
-        tokenizer = self.data.tokenizer
+        places = torch.zeros(*text.text.shape[:2], 1)
+        tokenizer = self.model.pipe.tokenizer
         for row, caption in enumerate(batch.texts):
             found = next((p for word in NOUNS if (p := word_rows(tokenizer, caption, word))), [])
             places[row, found] = 1
-        return text, places.to(text.device)
+        return text, places.to(text.text.device)
 
     def predict(
         self,
         noisy: Tensor,
         timesteps: Tensor,
-        text: tuple[Tensor, Tensor],
+        text: tuple[Told, Tensor],
         people: Tensor,
         extra: Tensor | None = None,
     ) -> Tensor:
         """As for the base class; ``extra`` [B, d] is added in the category word's place."""
-        words, places = text
+        told, places = text
         change = self._fused(text, people) - self._word(text)
         if extra is not None:
             change = change + extra
-        told = words + places * change[:, None]
+        told = replace(told, text=told.text + places * change[:, None])
         branch = TokenBranch(self.cross_attention, self.mapper.local_tokens([people]), kernel=self.kernel)
         with cross_scope(self.unet, [branch]):
-            return self.unet(noisy, timesteps, told, return_dict=False)[0]
+            return self.model.predict(noisy, timesteps, told)
 
-    def _word(self, text: tuple[Tensor, Tensor]) -> Tensor:
-        words, places = text
+    def _word(self, text: tuple[Told, Tensor]) -> Tensor:
+        words, places = text[0].text, text[1]
         return (places * words).sum(dim=1) / places.sum(dim=1).clamp(min=1)
 
-    def _fused(self, text: tuple[Tensor, Tensor], people: Tensor) -> Tensor:
+    def _fused(self, text: tuple[Told, Tensor], people: Tensor) -> Tensor:
         return self.mapper.global_token([people], self._word(text))
 
     def further(
-        self, batch: InjectionBatch, step: Denoised, text: tuple[Tensor, Tensor]
+        self, batch: InjectionBatch, step: Denoised, text: tuple[Told, Tensor]
     ) -> Mapping[str, Tensor]:
         """The decoupled branch, the orthogonality of what the two are told, and the mapper's own loss."""
         config = self.config
@@ -174,10 +176,11 @@ class AnyMakerObjective(InjectionObjective):
             target = all_tokens(self.vit, batch.pictures)[:, 0].float()
         rest = self.decoupler(target)
         second = denoise(
-            lambda noisy, timesteps: self.predict(noisy, timesteps, text, seen, rest).float(),
-            self.latents(batch.pictures),
+            lambda noisy, timesteps: self.predict(noisy, timesteps, text, seen, rest),
+            self.model.encode(batch.pictures),
             batch.timesteps,
             batch.key,
+            self.model.schedule,
         )
         known = batch.somebody & text[1].any(dim=1).squeeze(1)
         # Squared: the paper's signed cosine would be smallest at opposite directions, not at orthogonal ones.

@@ -20,6 +20,7 @@ from idpersona.adapters.infinite_id.modules import InfiniteIDCrossAttention, Inf
 from idpersona.attention.kernels import Kernel
 from idpersona.encoders.vit import all_tokens
 from idpersona.seams.cross import cross_layers
+from idpersona.seams.latent import Told
 from idpersona.training.objectives.diffusion_data import DESCRIPTOR
 from idpersona.training.objectives.diffusion_models import standardise_input
 from idpersona.training.objectives.frozen import frozen
@@ -106,7 +107,7 @@ class InfiniteIDObjective(InjectionObjective):
         adapter: Any = self.adapter
         return adapter.mapper(seen * known[:, None, None], batch.descriptors * known[:, None])
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, people: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Told, people: Tensor) -> Tensor:
         adapter: Any = self.adapter
         stock = {name: layer.processor for name, layer in self.layers.items()}
         for name, (keys, values) in adapter.cross_attention(people).items():
@@ -114,7 +115,7 @@ class InfiniteIDObjective(InjectionObjective):
             processor: Any = IdentityAlone(self.kernel, keys, values)
             self.layers[name].set_processor(processor)
         try:
-            return self.unet(noisy, timesteps, people, return_dict=False)[0]
+            return self.model.predict(noisy, timesteps, Told(people, text.pooled))
         finally:
             for name, processor in stock.items():
                 self.layers[name].set_processor(processor)

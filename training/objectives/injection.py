@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
 from idpersona.adapters.base import Adapter
 from idpersona.encoders import get_encoder
@@ -33,7 +32,7 @@ from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, Predict, denoise, draw
 from idpersona.training.objectives.diffusion_data import PERIOD, CaptionedFaces
-from idpersona.training.objectives.frozen import FrozenBase
+from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.objectives.likeness import FaceLikeness, IdentityLoss, Likeness
 from idpersona.training.samples.drawing import Drawing
 
@@ -95,7 +94,6 @@ class InjectionBatch:
         pictures: float32 [B, 3, 128, 128] in [-1, 1], what is drawn.
         points: keypoints in it, float32 [B, 5, 2] pixels.
         timesteps: int64 [B] in 0..999.
-        token_ids: captions, int64 [B, prompt_length].
         texts: the captions, in words.
         references: float32 [B, 3, 128, 128] in [-1, 1], a photo of the person, framed by its face.
         reference_points: keypoints in it, float32 [B, 5, 2] pixels.
@@ -107,7 +105,6 @@ class InjectionBatch:
     pictures: Tensor
     points: Tensor
     timesteps: Tensor
-    token_ids: Tensor
     references: Tensor
     reference_points: Tensor
     descriptors: Tensor
@@ -138,10 +135,10 @@ class InjectionBatch:
 class InjectionData(CaptionedFaces):
     """Photos with references, both framed anew for every sample."""
 
-    def __init__(self, config: InjectionConfig, tokenizer: CLIPTokenizer):
+    def __init__(self, config: InjectionConfig):
         """Raises BadInput when nobody has two photos."""
         super().__init__(config.labeler)
-        self.config, self.tokenizer = config, tokenizer
+        self.config = config
         self.require_pairs()
 
     def batch(self, key: StepKey) -> InjectionBatch:
@@ -151,14 +148,10 @@ class InjectionData(CaptionedFaces):
         # Strata over the batch: timesteps spread alike in every step, which steadies the gradient.
         pairs = zip(key.strata(), offsets, strict=True)
         timesteps = torch.tensor([int(1000 * (stratum + offset) / key.total) for stratum, offset in pairs])
-        ids = self.tokenizer(
-            [s["text"] for s in samples], padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
         return InjectionBatch(
             pictures=to_tensor([s["picture"] for s in samples]),
             points=torch.from_numpy(np.stack([s["points"] for s in samples])),
             timesteps=timesteps.clamp(0, 999),
-            token_ids=ids,
             references=to_tensor([s["reference"] for s in samples]),
             reference_points=torch.from_numpy(np.stack([s["reference_points"] for s in samples])),
             descriptors=torch.from_numpy(np.stack([s["descriptor"] for s in samples])),
@@ -215,10 +208,9 @@ class InjectionObjective(Objective):
 
     def __init__(self, config: InjectionConfig):
         self.config = config
-        base = FrozenBase.open(config.base)
-        self.pipe, self.kernel = base.pipe, base.kernel
-        self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
-        self.data = InjectionData(config, base.tokenizer)
+        self.model = LatentModel.open(config.base)
+        self.unet, self.kernel = self.model.unet, self.model.kernel
+        self.data = InjectionData(config)
         self.likeness: IdentityLoss | None = None
         if config.latent_descriptor:
             self.likeness = Likeness(config.latent_descriptor, self.data.faces.descriptors)
@@ -228,7 +220,7 @@ class InjectionObjective(Objective):
                     "objective.drawn: this method does not say where a face is drawn, and face_descriptor "
                     "has to know: set drawn to 0, or name a latent_descriptor"
                 )
-            self.likeness = FaceLikeness(self.latents)
+            self.likeness = FaceLikeness(self.model)
 
     def hold(self, adapter: Adapter) -> None:
         """Take over the adapter that is trained; called at the end of a method's ``__init__``."""
@@ -241,7 +233,8 @@ class InjectionObjective(Objective):
 
     @abstractmethod
     def predict(self, noisy: Tensor, timesteps: Tensor, text: Any, people: Tensor) -> Tensor:
-        """v [B, C, h, w] for captions and people as :meth:`encode` and :meth:`conditions` give them."""
+        """What the model predicts, float32 [B, C, h, w], for captions and people as :meth:`encode` and
+        :meth:`conditions` give them."""
 
     def checkpoint_activations(self) -> None:
         checkpoint_blocks(self.unet)
@@ -249,9 +242,9 @@ class InjectionObjective(Objective):
             if getattr(part, "_supports_gradient_checkpointing", False):
                 checkpoint_blocks(part)
 
-    def captions(self, batch: InjectionBatch) -> Tensor:
-        """Token ids [B, n] of what the text encoder is given."""
-        return batch.token_ids
+    def captions(self, batch: InjectionBatch) -> Sequence[str]:
+        """What the rows are told in words."""
+        return batch.texts
 
     def further(self, batch: InjectionBatch, step: Denoised, text: Any) -> Mapping[str, Tensor]:
         """A method's own losses by name, weighted; ``step`` is the prediction for ``text``, the captions."""
@@ -259,9 +252,10 @@ class InjectionObjective(Objective):
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
         batch = self.data.batch(key).to(self.device)
-        latents = self.latents(batch.pictures)
+        latents = self.model.encode(batch.pictures)
         text = self.encode(batch)
-        step = denoise(self._predictor(batch, text), latents, batch.timesteps, batch.key)
+        schedule = self.model.schedule
+        step = denoise(self._predictor(batch, text), latents, batch.timesteps, batch.key, schedule)
         loss = self.config.denoising * step.loss(self.config.min_snr)
         figures = {"mse": float(step.error().mean().detach())}
         for name, term in self.further(batch, step, text).items():
@@ -284,17 +278,14 @@ class InjectionObjective(Objective):
 
     @contextmanager
     def drawing(self) -> Iterator[Drawing]:
-        self.pipe.to(self.device)
-        yield Drawing(self.pipe, self.adapter, self.read)
+        model = self.model.to(self.device)
+        yield Drawing(model.pipe, self.adapter, self.read)
 
     @property
     def device(self) -> torch.device:
         """Where the adapter is trained; the frozen models follow it."""
-        device = self.adapter.device
-        if self.unet.device != device:
-            self.unet.to(device)
-            self.text_encoder.to(device)
-        return device
+        self.model.to(self.adapter.device)
+        return self.adapter.device
 
     def _unlike(self, batch: InjectionBatch, latents: Tensor, step: Any) -> list[tuple[str, float, Tensor]]:
         """Terms of the identity loss: name, share of the batch that it is the mean of, and its value."""
@@ -307,16 +298,15 @@ class InjectionObjective(Objective):
             if not len(part.texts):
                 return terms
             predict = self._predictor(part, self.encode(part))
-            own = draw(predict, tuple(latents.shape[1:]), part.key, latents.device)
+            own = draw(predict, self.model.shape, part.key, latents.device, self.model.schedule)
             wanted = part.descriptors * part.somebody[:, None]
             unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal(), part.points)
             terms.append(("unlike_drawn", len(part.texts) / len(latents), unlike))
         return terms
 
-    @torch.no_grad()
     def encode(self, batch: InjectionBatch) -> Any:
-        """What :meth:`predict` gets as ``text``: encoded captions [B, n, d], perhaps with more beside."""
-        return self.text_encoder(self.captions(batch))[0]
+        """What :meth:`predict` gets as ``text``: encoded captions (``Told``), perhaps with more beside."""
+        return self.model.tell(self.captions(batch))
 
     def _predictor(self, batch: InjectionBatch, text: Any) -> Predict:
         """The model as a function of noisy latents and timesteps.
@@ -330,7 +320,7 @@ class InjectionObjective(Objective):
             if mode not in kept:
                 kept[mode] = self.conditions(batch)
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-            return self.predict(noisy, timesteps, text, kept[mode]).float()
+            return self.predict(noisy, timesteps, text, kept[mode])
 
         return predict
 

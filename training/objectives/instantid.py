@@ -16,6 +16,7 @@ from torch import Tensor
 from idpersona.adapters.instantid.adapter import InstantID
 from idpersona.adapters.instantid.modules import IdentityCrossAttention, InstantIDProjector
 from idpersona.seams.cross import cross_scope
+from idpersona.seams.latent import Told
 from idpersona.seams.tokens import TokenBranch
 from idpersona.training.objectives.diffusion_data import draw
 from idpersona.training.objectives.diffusion_models import (
@@ -68,16 +69,13 @@ class InstantIDObjective(InjectionObjective):
         adapter: Any = self.adapter
         return adapter.projector(batch.descriptors * batch.somebody[:, None])
 
-    @torch.no_grad()
-    def encode(self, batch: InjectionBatch) -> tuple[Tensor, Tensor]:
-        """Encoded captions [B, n, D], and IdentityNet's drawings float32 [B, 3, H, W] in 0..1."""
+    def encode(self, batch: InjectionBatch) -> tuple[Told, Tensor]:
+        """Encoded captions, and IdentityNet's drawings float32 [B, 3, H, W] in 0..1."""
         drawn = np.stack([draw(points) for points in batch.points.cpu().numpy()])
         drawings = torch.from_numpy(drawn).permute(0, 3, 1, 2).to(batch.pictures.device).float().div(255)
         return super().encode(batch), drawings
 
-    def predict(
-        self, noisy: Tensor, timesteps: Tensor, text: tuple[Tensor, Tensor], people: Tensor
-    ) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: tuple[Told, Tensor], people: Tensor) -> Tensor:
         adapter: Any = self.adapter
         captions, drawings = text
         down, mid = adapter.identitynet(
@@ -85,15 +83,15 @@ class InstantIDObjective(InjectionObjective):
             timesteps,
             encoder_hidden_states=people,
             controlnet_cond=drawings,
+            added_cond_kwargs=self.model.added(captions),
             return_dict=False,
         )
         branch = TokenBranch(adapter.cross_attention, people, kernel=self.kernel)
         with cross_scope(self.unet, [branch]):
-            return self.unet(
+            return self.model.predict(
                 noisy,
                 timesteps,
                 captions,
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=mid,
-                return_dict=False,
-            )[0]
+            )

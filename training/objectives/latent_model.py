@@ -6,19 +6,27 @@ and decoder.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from idpersona.attention.kernels import Kernel, eager, sdpa
 from idpersona.errors import BadInput
 from idpersona.pipelines import load_base
 from idpersona.pipelines.base import native_size, require_text_to_image
 from idpersona.pipelines.inversion.denoiser import Denoiser
 from idpersona.seams.latent import Told
 from idpersona.training.objectives.denoising import Schedule
+from idpersona.training.weights import channels_last
+
+_TOLD = 64
+"""Prompts whose embeddings are kept: one of SDXL takes 600 KB."""
 
 
 class LatentModel:
@@ -30,6 +38,7 @@ class LatentModel:
 
     Attributes:
         schedule: its noise.
+        kernel: attention for layers beside its own.
 
     Raises:
         BadInput: the pipeline takes a picture of its own, or its prediction type cannot be trained on.
@@ -43,12 +52,28 @@ class LatentModel:
                 part.requires_grad_(False)
         self.pipe, self.size = pipe, size or native_size(pipe)
         self.schedule = Schedule(pipe.scheduler.config)
-        self._told: dict[str, Told] = {}
+        self._told: OrderedDict[str, Told] = OrderedDict()
+        channels_last(pipe.unet)
+        channels_last(pipe.vae)
+        self.kernel: Kernel = sdpa
+        if not torch.cuda.is_available():
+            # On a CPU the fused attention's backward pass in bf16 costs more than the plain products.
+            self.kernel = eager
+            pipe.unet.set_attn_processor(AttnProcessor())
+            for part in pipe.components.values():
+                if isinstance(part, PreTrainedModel):
+                    part.set_attn_implementation("eager")
 
     @classmethod
-    def open(cls, name: str | Path, size: tuple[int, int] | None = None) -> Self:
-        """Load a base by name, folder or hub id in float32; raises as ``load_base``."""
-        return cls(load_base(name, dtype="fp32"), size)
+    def open(cls, name: str | Path, size: tuple[int, int] | None = None, dtype: str = "fp32") -> Self:
+        """Load a base by name, folder or hub id; raises as ``load_base``.
+
+        ``dtype`` is of what only passes numbers on; the autoencoder stays in float32, in half of which some
+        overflow.
+        """
+        model = cls(load_base(name, dtype=dtype), size)
+        model.pipe.vae.float()
+        return model
 
     @property
     def unet(self) -> Any:
@@ -64,7 +89,7 @@ class LatentModel:
         """Move all parts."""
         if self.pipe.unet.device != device:
             self.pipe.to(device)
-            self._told = {}
+            self._told.clear()
         return self
 
     @torch.no_grad()
@@ -75,7 +100,7 @@ class LatentModel:
             BadInput: they are no numbers (an autoencoder that overflows in half precision).
         """
         vae = self.pipe.vae
-        encoded = vae.encode(pictures.to(vae.dtype))
+        encoded = vae.encode(pictures.to(vae.dtype).contiguous(memory_format=torch.channels_last))
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         latents = (latents.float() - self._shift) * vae.config["scaling_factor"]
         if not bool(torch.isfinite(latents).all()):
@@ -86,24 +111,45 @@ class LatentModel:
         """Pictures float32 [B, 3, H, W] in [-1, 1]; gradients flow through."""
         vae = self.pipe.vae
         values = latents / vae.config["scaling_factor"] + self._shift
-        return vae.decode(values.to(vae.dtype)).sample.float()
+        values = values.to(vae.dtype).contiguous(memory_format=torch.channels_last)
+        return vae.decode(values).sample.float()
 
     @torch.no_grad()
     def tell(self, texts: Sequence[str]) -> Told:
-        """What rows with these prompts are told; each prompt is encoded once in a run."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._told]
-        if new:
-            found, _ = self._denoiser.tell(new)
-            for n, text in enumerate(new):
-                pooled = None if found.pooled is None else found.pooled[n]
-                self._told[text] = Told(found.text[n], pooled)
-        rows = [self._told[text] for text in texts]
-        pooled = None if rows[0].pooled is None else torch.stack([row.pooled for row in rows])  # type: ignore[misc]
-        return Told(torch.stack([row.text for row in rows]), pooled)
+        """What rows with these prompts are told; prompts that come often are encoded once.
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, told: Told) -> Tensor:
-        """What the U-Net makes of it, float32 [B, C, h, w]."""
-        return self._denoiser(noisy, timesteps, told)
+        Each by itself: in a batch its last digits would depend on the others, and on what was kept, so that a
+        run that is resumed would not be the uninterrupted one.
+        """
+        for text in dict.fromkeys(texts):
+            if text in self._told:
+                continue
+            embeds: Any = self.pipe.encode_prompt(
+                prompt=text,
+                device=self.pipe.unet.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
+            # SDXL gives the pooled embeddings third, SD1.5 has none.
+            self._told[text] = Told(embeds[0][0].float(), embeds[2][0].float() if len(embeds) > 2 else None)
+        rows = [self._told[text] for text in texts]
+        for text in texts:
+            self._told.move_to_end(text)
+        while len(self._told) > _TOLD:
+            self._told.popitem(last=False)
+        pooled_rows = [row.pooled for row in rows if row.pooled is not None]
+        return Told(
+            torch.stack([row.text for row in rows]), torch.stack(pooled_rows) if pooled_rows else None
+        )
+
+    def added(self, told: Told) -> dict[str, Tensor] | None:
+        """What SDXL's U-Net and ControlNets are told besides; None for other bases."""
+        return self._denoiser.added(told)
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, told: Told, **inputs: Any) -> Tensor:
+        """What the U-Net makes of it, float32 [B, C, h, w]; ``inputs`` are further ones of it."""
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        return self._denoiser(noisy, timesteps, told, **inputs)
 
     @property
     def _denoiser(self) -> Denoiser:

@@ -19,10 +19,17 @@ from torch import Tensor
 from idpersona.checkpoint import load_component
 from idpersona.encoders.differentiable import FaceDescriptor
 from idpersona.encoders.small_cnn import SmallFaceCNN
-from idpersona.training.latents import Latents
 from idpersona.training.weights import channels_last, require_folder
 
 Points = Tensor | None
+
+
+class Decodes(Protocol):
+    """A base, as far as it is needed here."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures float32 [B, 3, H, W] in [-1, 1]; gradients flow through."""
+        ...
 
 
 class IdentityLoss(Protocol):
@@ -86,13 +93,13 @@ class FaceLikeness(_Reading):
     """Decodes latents and reads the face at ``points`` by dlib's own network.
 
     Args:
-        latents: of the base; its autoencoder decodes.
+        model: the base; its autoencoder decodes.
     """
 
-    def __init__(self, latents: Latents):
-        self.reader, self.latents = FaceDescriptor.load(), latents
+    def __init__(self, model: Decodes):
+        self.reader, self.model = FaceDescriptor.load(), model
         self.mean = self.reader.mean
 
     def read(self, latents: Tensor, points: Points) -> Tensor:
         assert points is not None
-        return self.reader.to(latents.device)(self.latents.decode(latents), points)
+        return self.reader.to(latents.device)(self.model.decode(latents), points)

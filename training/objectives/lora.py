@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import denoise
 from idpersona.training.objectives.diffusion_data import CaptionedFaces
-from idpersona.training.objectives.frozen import FrozenBase
+from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
 from idpersona.training.samples.drawing import Drawing
@@ -67,9 +66,8 @@ class LoraObjective(Objective):
     def __init__(self, config: LoraConfig):
         require_peft()
         self.config = config
-        base = FrozenBase.open(config.base)
-        self.latents, self.unet, self.text_encoder = base.latents, base.unet, base.text_encoder
-        self.pipe, self.tokenizer = base.pipe, base.tokenizer
+        self.model = LatentModel.open(config.base)
+        self.unet = self.model.unet
         self.data = CaptionedFaces(config.labeler)
         rows = [n for n, known in enumerate(self.data.attributes) if known.get(config.attribute)]
         if not rows:
@@ -80,8 +78,8 @@ class LoraObjective(Objective):
         self.trained = TrainedParameters(self.unet)
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
-        device = self.unet.device
-        self.text_encoder.to(device)
+        device = self._device
+        model = self.model.to(device)
         pictures, texts, offsets = [], [], []
         for index in key.indices:
             rng = key.rng(index)
@@ -92,16 +90,14 @@ class LoraObjective(Objective):
             offsets.append(float(rng.random()))
         strata = zip(key.strata(), offsets, strict=True)
         timesteps = torch.tensor([int(1000 * (stratum + offset) / key.total) for stratum, offset in strata])
-        ids = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        with torch.no_grad():
-            context = self.text_encoder(ids.to(device))[0]
-
-        def predict(noisy: Tensor, times: Tensor) -> Tensor:
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
-            return self.unet(noisy, times, context, return_dict=False)[0].float()
-
-        latents = self.latents(to_tensor(pictures).to(device))
-        step = denoise(predict, latents, timesteps.clamp(0, 999).to(device), key)
+        told = model.tell(texts)
+        step = denoise(
+            lambda noisy, times: model.predict(noisy, times, told),
+            model.encode(to_tensor(pictures).to(device)),
+            timesteps.clamp(0, 999).to(device),
+            key,
+            model.schedule,
+        )
         loss = step.loss(self.config.min_snr)
         return loss, {"mse": float(step.error().mean().detach())}
 
@@ -110,12 +106,15 @@ class LoraObjective(Objective):
 
     @contextmanager
     def drawing(self) -> Iterator[Drawing]:
-        self.pipe.to(self.unet.device)
-        yield Drawing(self.pipe)
+        yield Drawing(self.model.to(self._device).pipe)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.trained.parameters()).device
 
     def save(self, folder: Path) -> None:
         """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
-        save_lora(StableDiffusionPipeline, self.unet, folder)
+        save_lora(type(self.model.pipe), self.unet, folder)
 
     def export(self, folder: Path) -> None:
         """As :meth:`save`, in ``lora``."""

@@ -33,7 +33,8 @@ from idpersona.training.directions import attribute_of
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Predict, draw
-from idpersona.training.objectives.frozen import FrozenBase, frozen
+from idpersona.training.objectives.frozen import frozen
+from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.objectives.wplus import STAGE_1_PROMPT
 from idpersona.training.weights import require_folder
 
@@ -72,8 +73,8 @@ class SlidersObjective(Objective):
 
     def __init__(self, config: SlidersConfig):
         self.config = config
-        base = FrozenBase.open(config.base)
-        self.latents, self.unet, self.kernel = base.latents, base.unet, base.kernel
+        self.model = LatentModel.open(config.base)
+        self.unet, self.kernel = self.model.unet, self.model.kernel
         adapter: Any = WPlus.from_pretrained(require_folder(config.adapter, "W+ adapter", "wplus-2"))
         if adapter.own_directions is None:
             raise BadInput(
@@ -96,9 +97,6 @@ class SlidersObjective(Objective):
         meant = [attribute_of(name, self.labeler.config["labels"]) for name in self.names]
         self.columns, self.signs = (torch.tensor(part) for part in zip(*meant, strict=True))
         self.trained = nn.ParameterDict({"steps": nn.Parameter(adapter.own_directions.steps.clone())})
-        with torch.no_grad():
-            ids = base.tokenizer(config.prompt, padding="max_length", return_tensors="pt").input_ids
-            self.context: Tensor = base.text_encoder(ids)[0]
         self.faces = FaceData.open("train")
         self.weights = sampling_weights(self.faces)
         rows = np.random.default_rng(0).permutation(len(self.faces))[:_SPREAD_PHOTOS]
@@ -110,8 +108,10 @@ class SlidersObjective(Objective):
         codes, chosen, amounts = (value.to(steps.device) for value in self._samples(key))
         moved = codes + amounts[:, None, None] * steps[chosen]
         with torch.no_grad():
-            before = self._answers(draw(self._predictor(codes), self._shape(), key, steps.device).estimate())
-        drawn = draw(self._predictor(moved), self._shape(), key, steps.device)
+            before = self._answers(
+                draw(self._predictor(codes), self.model.shape, key, steps.device).estimate()
+            )
+        drawn = draw(self._predictor(moved), self.model.shape, key, steps.device)
         change = (self._answers(drawn.estimate()) - before) / self.spread.to(steps.device)
         columns = self.columns.to(steps.device)[chosen]
         wanted = amounts * self.signs.to(steps.device)[chosen]
@@ -134,31 +134,25 @@ class SlidersObjective(Objective):
             amounts.append(float(rng.uniform(-1, 1)) * self.config.amount)
         device = self.trained["steps"].device
         with torch.no_grad():
-            codes = self.style.to(device)(self.latents(to_tensor(photos).to(device))).float()
+            codes = self.style.to(device)(self.model.encode(to_tensor(photos).to(device))).float()
         return codes, torch.tensor(chosen), torch.tensor(amounts)
 
-    def _shape(self) -> tuple[int, int, int]:
-        size = int(self.unet.config["sample_size"])
-        return int(self.unet.config["in_channels"]), size, size
-
     def _predictor(self, codes: Tensor) -> Predict:
-        self.unet.to(codes.device)
+        model = self.model.to(codes.device)
         self.adapter.to(codes.device)
         adapter: Any = self.adapter
         branch = ResidualBranch(adapter.cross_attention, adapter.mapper(codes), kernel=self.kernel)
-        context = self.context.to(codes.device).expand(len(codes), -1, -1)
+        told = model.tell([self.config.prompt] * len(codes))
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            noisy = noisy.contiguous(memory_format=torch.channels_last)
             with cross_scope(self.unet, [branch]):
-                return self.unet(noisy, timesteps, context, return_dict=False)[0].float()
+                return model.predict(noisy, timesteps, told)
 
         return predict
 
     def _answers(self, latents: Tensor) -> Tensor:
         """Logits [B, attributes] of the pictures that ``latents`` stand for; gradients pass."""
-        vae: Any = self.latents.vae
-        pictures = vae.decode(latents / vae.config["scaling_factor"], return_dict=False)[0]
+        pictures = self.model.decode(latents)
         # What a picture cannot hold must not pay.
         seen = F.adaptive_avg_pool2d(pictures.clamp(-1, 1), CLASSIFIER_SIDE)
         return self.labeler.to(latents.device)(seen).float()

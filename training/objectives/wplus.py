@@ -7,7 +7,7 @@ with the code, and the picture must stay near what the base draws without one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
 from idpersona.encoders.masks import head_mask
 from idpersona.encoders.style import StyleEncoder
 from idpersona.seams.cross import cross_scope
+from idpersona.seams.latent import Told
 from idpersona.training.data.framing import SIDE
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives.denoising import Denoised
@@ -74,8 +75,6 @@ class WPlusObjective(InjectionObjective):
             adapter.mapper.requires_grad_(False)
         self.hold(adapter)
         self.mapper, self.cross_attention = adapter.mapper, adapter.cross_attention
-        ids = self.data.tokenizer(STAGE_1_PROMPT, padding="max_length", return_tensors="pt").input_ids
-        self.stage_1_ids: Tensor = ids
 
     def _adapter(self, config: WPlusTrainingConfig, init_from: str | None) -> WPlus:
         rows, dim = self.style.config["rows"], self.style.config["dim"]
@@ -104,33 +103,32 @@ class WPlusObjective(InjectionObjective):
     def codes(self, batch: InjectionBatch) -> Tensor:
         """W+ codes of the references, [B, rows, dim]; zeros for nobody."""
         self.style.to(batch.references.device)
-        codes = self.style(self.latents(batch.references)).float()
+        codes = self.style(self.model.encode(batch.references)).float()
         return codes * batch.somebody.float()[:, None, None]
 
     def conditions(self, batch: InjectionBatch) -> Tensor:
         return self.mapper(self.codes(batch))
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, text: Tensor, people: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, timesteps: Tensor, text: Told, people: Tensor) -> Tensor:
         branch = ResidualBranch(self.cross_attention, people, kernel=self.kernel)
         with cross_scope(self.unet, [branch]):
-            return self.unet(noisy, timesteps, text, return_dict=False)[0]
+            return self.model.predict(noisy, timesteps, text)
 
-    def captions(self, batch: InjectionBatch) -> Tensor:
+    def captions(self, batch: InjectionBatch) -> Sequence[str]:
         if self.config.stage == 2:
-            return batch.token_ids
+            return batch.texts
         # Where the caption was dropped, so is the one prompt: guidance needs the code beside an empty text.
-        told = torch.tensor([bool(text) for text in batch.texts], device=batch.token_ids.device)
-        return torch.where(told[:, None], self.stage_1_ids.to(batch.token_ids.device), batch.token_ids)
+        return [STAGE_1_PROMPT if text else "" for text in batch.texts]
 
-    def further(self, batch: InjectionBatch, step: Denoised, text: Tensor) -> Mapping[str, Tensor]:
+    def further(self, batch: InjectionBatch, step: Denoised, text: Told) -> Mapping[str, Tensor]:
         """Stage 2's two losses, weighted."""
         if self.config.stage == 1:
             return {}
         with torch.no_grad():
             noisy = step.noisy.contiguous(memory_format=torch.channels_last)
             others = self.mapper(self._other_codes(self.codes(batch), batch.key))
-            changed = self.predict(noisy, batch.timesteps, text, others).float()
-            plain = self.unet(noisy, batch.timesteps, text, return_dict=False)[0].float()
+            changed = self.predict(noisy, batch.timesteps, text, others)
+            plain = self.model.predict(noisy, batch.timesteps, text)
         # Autocast keeps the weights it has cast; those cast here would pass no gradient.
         torch.clear_autocast_cache()
         outside = 1 - self._faces(batch, step.noisy.shape[-1])
