@@ -29,11 +29,24 @@ def train(
         float | None,
         typer.Option(help="Stop after so long, with a checkpoint; 0 with --resume only exports."),
     ] = None,
+    only_plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Train nothing: list what would be trained, and the memory that it takes."
+        ),
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="GPUs of the plan.")] = 1,
 ) -> None:
     """Train what a recipe says. On several devices: accelerate launch -m idpersona.training RECIPE.yaml."""
     from idpersona.silence import quiet_libraries
 
     quiet_libraries()
+    if only_plan:
+        from idpersona.training.plan import plan
+        from idpersona.training.run import find_recipe
+
+        print("\n".join(plan(find_recipe(recipe), processes).lines()))
+        return
     from idpersona.training.run import run_recipe
 
     print(run_recipe(recipe, output=output, resume=resume, minutes=minutes))

@@ -1,4 +1,4 @@
-"""Configurations of the full-size denoisers, for tests and counts on the meta device."""
+"""Sizes of the full-size models, for tests, and for counting without weights."""
 
 from __future__ import annotations
 
@@ -23,3 +23,31 @@ SDXL_ENCODER: dict[str, Any] = {
 SDXL_UNET: dict[str, Any] = SDXL_ENCODER | {
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
 }
+
+KL_AUTOENCODER: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "latent_channels": 4,
+}
+"""The autoencoder of SD1.5 and SDXL."""
+
+CLIP_L: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "projection_dim": 768,
+}
+"""Text encoder of SD1.5, and SDXL's first."""
+
+CLIP_BIGG: dict[str, Any] = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
+}
+"""SDXL's second text encoder."""

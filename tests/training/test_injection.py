@@ -220,7 +220,7 @@ def test_anymaker_keeps_what_is_not_the_object_apart(recipe_of):
     batch = objective.data.batch(KEY)
     text, places = objective.encode(batch)
     counts = places.sum(dim=(1, 2))
-    assert places.shape == (*text.shape[:2], 1)
+    assert places.shape == (*text.text.shape[:2], 1)
     for count, caption in zip(counts, batch.texts, strict=True):
         assert (count > 0) == bool(caption), caption
 

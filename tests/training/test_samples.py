@@ -244,7 +244,7 @@ def test_nothing_is_left_behind(method: str, recipe_of: Any, other_recipes: Any,
     recipe = load_recipe(path)
     objective: Any = build_objective(recipe)
     objective.trained.eval()
-    pipe = base_pipeline(objective.base, SCHEDULE) if method == "diffusion" else objective.pipe
+    pipe = base_pipeline(objective.base, SCHEDULE) if method == "diffusion" else objective.model.pipe
     before = state(objective, pipe)
     watched = Samples.open(recipe, objective, start_accelerator(recipe.loop, tmp_path))
     assert watched is not None

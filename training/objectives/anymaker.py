@@ -31,12 +31,8 @@ from idpersona.training.data.captions import NOUNS
 from idpersona.training.data.framing import SIDE
 from idpersona.training.objectives.denoising import Denoised, denoise
 from idpersona.training.objectives.frozen import frozen
-from idpersona.training.objectives.injection import (
-    InjectionBatch,
-    InjectionConfig,
-    InjectionObjective,
-    started_from,
-)
+from idpersona.training.objectives.injection import InjectionObjective, started_from
+from idpersona.training.objectives.injection_data import InjectionBatch, InjectionConfig
 
 
 class AnyMakerTrainingConfig(InjectionConfig):
@@ -91,7 +87,7 @@ class AnyMakerObjective(InjectionObjective):
         self.mapper, self.cross_attention = adapter.mapper, adapter.cross_attention
         self.decoupler = Decoupler(self.vit.config.hidden_size, self.unet.config["cross_attention_dim"])
         self.trained["decoupler"] = self.decoupler
-        descriptors = torch.from_numpy(self.data.faces.descriptors)
+        descriptors = torch.from_numpy(self.data.descriptors)
         self.mean = descriptors.mean(dim=0)
         self.reader = nn.Linear(self.vit.config.hidden_size, descriptors.shape[1])
         self.trained["reader"] = self.reader
@@ -107,7 +103,7 @@ class AnyMakerObjective(InjectionObjective):
             words=NOUNS,
         )
         if init_from:
-            return started_from(AnyMaker, init_from, sizes, self.unet, free=("mask", "words"))
+            return started_from(AnyMaker, init_from, sizes, self.model.pipe, free=("mask", "words"))
         mapper = AnyMakerMapper(**sizes.mapper_sizes())
         attention = AnyMakerCrossAttention.from_unet(
             self.unet, copy_weights=True, layers=local_layers(self.unet)

@@ -34,6 +34,8 @@ from idpersona.training.objectives.diffusion_data import (
 )
 from idpersona.training.weights import channels_last, mend_vae_config
 
+_SD15_WIDTH = 320
+
 
 @dataclass(frozen=True)
 class Base:
@@ -201,12 +203,18 @@ def export_base(base: Base, schedule: Mapping[str, Any], folder: Path) -> None:
     mend_vae_config(folder / "vae")
 
 
-def fresh_identitynet(unet: UNet2DConditionModel) -> ControlNetModel:
-    """IdentityNet at its start: the base's own encoder, blind to the drawing and adding nothing yet."""
-    net = ControlNetModel.from_unet(
-        unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 16, 32, 64)
-    )
-    let_drawings_through(net)
+def fresh_identitynet(unet: UNet2DConditionModel, factor: int = 8) -> ControlNetModel:
+    """IdentityNet at its start: the base's own encoder, blind to the drawing and adding nothing yet.
+
+    Its encoder of drawings is as wide as published, for a base narrower than SD1.5 a half or less of that.
+    ``factor``: pixels to a latent, along a side.
+    """
+    wide = unet.config["block_out_channels"][0] >= _SD15_WIDTH
+    # Each but the first halves the drawing.
+    widths = ((16, 32, 96, 256) if wide else (8, 16, 32, 64))[: factor.bit_length()]
+    net = ControlNetModel.from_unet(unet, conditioning_channels=3, conditioning_embedding_out_channels=widths)
+    if unet.device.type != "meta":
+        let_drawings_through(net)
     return net
 
 

@@ -24,12 +24,8 @@ from idpersona.seams.latent import Told
 from idpersona.training.objectives.diffusion_data import DESCRIPTOR
 from idpersona.training.objectives.diffusion_models import standardise_input
 from idpersona.training.objectives.frozen import frozen
-from idpersona.training.objectives.injection import (
-    InjectionBatch,
-    InjectionConfig,
-    InjectionObjective,
-    started_from,
-)
+from idpersona.training.objectives.injection import InjectionObjective, started_from
+from idpersona.training.objectives.injection_data import InjectionBatch, InjectionConfig
 
 
 class InfiniteIDTrainingConfig(InjectionConfig):
@@ -92,10 +88,10 @@ class InfiniteIDObjective(InjectionObjective):
         )
         if init_from:
             return started_from(
-                InfiniteID, init_from, sizes, self.unet, free=("style_merge", "text", "mixed")
+                InfiniteID, init_from, sizes, self.model.pipe, free=("style_merge", "text", "mixed")
             )
         mapper = InfiniteIDMapper(**sizes.mapper_sizes())
-        standardise_input(mapper.face_mapper[0], self.data.faces.descriptors)  # type: ignore[arg-type]
+        standardise_input(mapper.face_mapper[0], self.data.descriptors)  # type: ignore[arg-type]
         attention = InfiniteIDCrossAttention.from_unet(self.unet, copy_weights=True)
         return InfiniteID(mapper, attention, sizes)
 

@@ -29,12 +29,8 @@ from idpersona.training.data.framing import SIDE
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives.denoising import Denoised
 from idpersona.training.objectives.frozen import frozen
-from idpersona.training.objectives.injection import (
-    InjectionBatch,
-    InjectionConfig,
-    InjectionObjective,
-    started_from,
-)
+from idpersona.training.objectives.injection import InjectionObjective, started_from
+from idpersona.training.objectives.injection_data import InjectionBatch, InjectionConfig
 
 STAGE_1_PROMPT = "a photo of a person"
 _OTHER_CODES = 3
@@ -88,7 +84,7 @@ class WPlusObjective(InjectionObjective):
             delay=config.delay,
         )
         if init_from:
-            adapter = started_from(WPlus, init_from, sizes, self.unet, free=("delay",))
+            adapter = started_from(WPlus, init_from, sizes, self.model.pipe, free=("delay",))
             adapter.config = sizes
             return adapter
         mapper = WPlusMapper(dim, groups, sizes.output_dim)
