@@ -35,8 +35,8 @@ from idpersona.adapters.wplus.adapter import WPlus
 from idpersona.adapters.wplus.config import WPlusConfig
 from idpersona.adapters.wplus.modules import WPlusCrossAttention, WPlusMapper
 from idpersona.identity import Feature, Identity
+from idpersona.pipelines.full_size import SD15_UNET, SDXL_UNET
 from idpersona.testing import tiny_components
-from idpersona.testing.full_size import SD15_UNET, SDXL_UNET
 
 
 def pipeline(kind: str) -> tuple[Any, int]:

@@ -22,10 +22,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from idpersona.errors import BadInput
+from idpersona.pipelines.full_size import CLIP_BIGG, CLIP_L, KL_AUTOENCODER, SD15_UNET, SDXL_UNET
 from idpersona.seams.checkpointing import checkpoint_blocks
 from idpersona.seams.cross import cross_scope
 from idpersona.seams.tokens import TokenBranch
-from idpersona.testing.full_size import CLIP_BIGG, CLIP_L, KL_AUTOENCODER, SD15_UNET, SDXL_UNET
 from idpersona.training.config import Recipe, parse
 from idpersona.training.data.paired import PairedPhotos
 from idpersona.training.objectives.instantid import InstantIDTrainingConfig, instantid

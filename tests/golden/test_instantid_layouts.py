@@ -14,7 +14,7 @@ from torch import Tensor
 from idpersona.adapters.instantid.controlnet_sizes import controlnet_config
 from idpersona.adapters.instantid.convert import cross_attention_from, projector_from
 from idpersona.errors import CheckpointError
-from idpersona.testing.full_size import SDXL_ENCODER
+from idpersona.pipelines.full_size import SDXL_ENCODER
 
 HERE = Path(__file__).parent
 

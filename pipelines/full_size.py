@@ -1,4 +1,4 @@
-"""Sizes of the full-size models, for tests, and for counting without weights."""
+"""Sizes of SD1.5 and SDXL: for counting and testing without weights."""
 
 from __future__ import annotations
 
