@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -124,5 +124,7 @@ def builtin_recipes() -> list[Path]:
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     current: Any = model
     for part in location:
-        current = current.model_fields[part].annotation
+        kind = current.model_fields[part].annotation
+        # Of a table that may be left out, what it is where it is there.
+        current = next((one for one in get_args(kind) if hasattr(one, "model_fields")), kind)
     return list(current.model_fields)
