@@ -22,6 +22,7 @@ from transformers import CLIPTokenizer
 from idpersona.adapters.base import Adapter
 from idpersona.errors import BadInput
 from idpersona.pixels import to_tensor
+from idpersona.training.data.faces import Part
 from idpersona.training.data.framing import frame_pixels
 from idpersona.training.data.pictures import jitter
 from idpersona.training.keyed import StepKey
@@ -132,9 +133,9 @@ class InjectionBatch:
 class InjectionData(CaptionedFaces):
     """Photos with references, both framed anew for every sample."""
 
-    def __init__(self, config: InjectionConfig, tokenizer: CLIPTokenizer):
+    def __init__(self, config: InjectionConfig, tokenizer: CLIPTokenizer, part: Part = "train"):
         """Raises BadInput when nobody has two photos."""
-        super().__init__(config.labeler)
+        super().__init__(config.labeler, part)
         self.config, self.tokenizer = config, tokenizer
         self.require_pairs()
 
@@ -248,7 +249,7 @@ class InjectionObjective(Objective):
         batch = self.data.batch(key).to(self.device)
         latents = self.latents(batch.pictures)
         text = self.encode(batch)
-        step = denoise(self._predictor(batch, text), latents, batch.timesteps, batch.key)
+        step = denoise(self.predictor(batch, text), latents, batch.timesteps, batch.key)
         loss = self.config.denoising * step.loss(self.config.min_snr)
         figures = {"mse": float(step.error().mean().detach())}
         for name, term in self.further(batch, step, text).items():
@@ -278,7 +279,7 @@ class InjectionObjective(Objective):
             part = batch.of_share(self.config.drawn)
             if not len(part.texts):
                 return terms
-            predict = self._predictor(part, self.encode(part))
+            predict = self.predictor(part, self.encode(part))
             own = draw(predict, tuple(latents.shape[1:]), part.key, latents.device)
             wanted = part.descriptors * part.somebody[:, None]
             unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal(), part.points)
@@ -290,7 +291,7 @@ class InjectionObjective(Objective):
         """What :meth:`predict` gets as ``text``: encoded captions [B, n, d], perhaps with more beside."""
         return self.text_encoder(self.captions(batch))[0]
 
-    def _predictor(self, batch: InjectionBatch, text: Any) -> Predict:
+    def predictor(self, batch: InjectionBatch, text: Any) -> Predict:
         """The model as a function of noisy latents and timesteps.
 
         What it is told is encoded once for each of the two modes, with and without gradients.
