@@ -51,6 +51,8 @@ class Objective(ABC):
 
     trained: Any
     writes_only = False
+    check_every: int = 0
+    """Steps between two calls of :meth:`enough`; 0 for no call."""
 
     @abstractmethod
     def loss(self, key: StepKey) -> tuple[torch.Tensor, Mapping[str, float]]:
@@ -80,6 +82,14 @@ class Objective(ABC):
         """
         raise BadInput(f"samples: {type(self).__name__} draws no pictures: take samples out of the recipe")
 
+    def resumed(self, checkpoint: Path) -> None:  # noqa: B027 - most have nothing to read
+        """Read what :meth:`save` wrote for a resumption; called before its first step."""
+
+    def enough(self, step: int) -> bool:
+        """Whether the run ends after ``step`` steps; asked of the main process, also before the first step
+        and after the last. ``trained`` holds the averaged weights, in evaluation mode."""
+        return False
+
 
 def learning_rate(config: OptimiserConfig, step: int, steps: int) -> float:
     """Linear warm-up, constant, cosine fall to 1 % over the last ``cooldown`` share of the run."""
@@ -102,9 +112,9 @@ def train(
 ) -> Path:
     """Run ``recipe`` and return its output folder; checkpoints lie in ``<output>/checkpoints``.
 
-    ``stop_at`` (``time.time()`` seconds) ends the run early with a checkpoint, so that a later call resumes
-    it; a time in the past exports what the newest checkpoint holds. Either way the averaged weights are
-    exported. ``given`` is the recipe as it was written, kept beside the resolved one.
+    ``stop_at`` (``time.time()`` seconds) or the objective ends the run early, with a checkpoint, so that a
+    later call resumes it; a time in the past exports what the newest checkpoint holds. Either way the
+    averaged weights are exported. ``given`` is the recipe as it was written, kept beside the resolved one.
 
     Raises:
         BadInput: the output holds another run's checkpoints and ``resume`` was not asked for; the loop's
@@ -143,6 +153,8 @@ def train(
         raise BadInput(
             "samples are drawn by one process, and FSDP leaves it a part of the weights: none here"
         )
+    if step and (last := latest_checkpoint(checkpoints)):
+        objective.resumed(last)
     samples = Samples.open(recipe, objective, accelerator)
     if main:
         keep_recipe(output, recipe, objective, accelerator, given)
@@ -179,13 +191,21 @@ def train(
             with _averaged(objective, ema), progress.aside():
                 samples.draw(step, stop=lambda: interruption.received > 0, say=progress.say)
 
+    def ended() -> bool:
+        every = objective.check_every if main else 0
+        if not every or (step % every and step != loop.steps):
+            return False
+        with _averaged(objective, ema):
+            return objective.enough(step)
+
     saved, signal = step, 0
     with (
         Interruption() as interruption,
         Progress(recipe.name, loop.steps, loop.batch_size, step, enabled=main) as progress,
     ):
         look()
-        while step < loop.steps and not (signal := _stop(accelerator, stop_at, interruption)):
+        over = ended()
+        while step < loop.steps and not (signal := _stop(accelerator, stop_at, interruption, over)):
             optimiser.set_learning_rate(rate := learning_rate(config, step, loop.steps))
             figures = _gradients(accelerator, run, loop, step, parts)
             if not math.isfinite(figures["loss"]):
@@ -199,6 +219,7 @@ def train(
             optimiser.zero_grad()
             ema.update(module, step)
             step += 1
+            over = ended()
             means = progress.update(step, figures, every=loop.log_every)
             if means:
                 accelerator.log({**means, "lr": rate}, step=step)
@@ -264,12 +285,13 @@ def _averaged(objective: Objective, ema: Ema) -> Iterator[None]:
         module.train()
 
 
-def _stop(accelerator: Accelerator, stop_at: float | None, interruption: Interruption) -> int:
-    """0: go on; -1: the time is up; else the number of a signal that any process received.
+def _stop(accelerator: Accelerator, stop_at: float | None, interruption: Interruption, ended: bool) -> int:
+    """0: go on; -1: the time is up, or the objective has ``ended`` the run; else the number of a signal that
+    any process received.
 
     Decided for all, or they would wait for each other for ever.
     """
-    up = stop_at is not None and time.time() >= stop_at
+    up = ended or (stop_at is not None and time.time() >= stop_at)
     own = interruption.received or (-1 if up and accelerator.is_main_process else 0)
     if accelerator.num_processes == 1:
         return own

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from idpersona.encoders.pretrained import load_strictly, load_tokenizer
 from idpersona.encoders.vit import CLIP
-from idpersona.errors import CheckpointError, first_line
-from idpersona.eval.pretrained import load_strictly
 
 NAME = "clip-vit-l14"
 
@@ -65,20 +64,11 @@ def load_clip_score(folder: str | Path | None = None, *, device: str | torch.dev
         MissingWeights: it is not here.
         CheckpointError: the folder holds no CLIP model (its keys are named), or no tokenizer.
     """
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel
 
     from idpersona.registry import locate
 
     place = locate(NAME) if folder is None else Path(folder)
     model = load_strictly(CLIPModel, place)
-    try:
-        tokenizer: Any = CLIPTokenizer.from_pretrained(place, local_files_only=True)
-    except Exception as error:  # transformers raises whatever its parsers raise
-        raise CheckpointError(f"{place} holds no tokenizer of CLIP: {first_line(error)}") from error
-    # Without its files transformers makes one that knows three tokens.
-    known, wanted = len(tokenizer), int(model.config.text_config.vocab_size)
-    if known != wanted:
-        raise CheckpointError(
-            f"{place}: its tokenizer knows {known} tokens and its model {wanted}; fetch both of one model"
-        )
+    tokenizer = load_tokenizer(place, int(model.config.text_config.vocab_size))
     return ClipScore(model.to(device), tokenizer)

@@ -20,9 +20,9 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 from torch import Tensor
 
+from idpersona.encoders.pretrained import load_strictly
 from idpersona.encoders.vit import IMAGENET
 from idpersona.errors import BadInput
-from idpersona.eval.pretrained import load_strictly
 
 NAME = "dino-vitb8"
 

@@ -25,8 +25,9 @@ CONFIGS = {
     "wplus": ("wplus", "WPlusTrainingConfig"),
     "anymaker": ("anymaker", "AnyMakerTrainingConfig"),
     "lora": ("lora", "LoraConfig"),
-    "persona": ("persona", "PersonaConfig"),
+    "persona": ("persona_config", "PersonaConfig"),
     "sliders": ("sliders", "SlidersConfig"),
+    "id-aligner": ("id_aligner", "IdAlignerConfig"),
 }
 
 

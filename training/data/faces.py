@@ -18,6 +18,9 @@ from idpersona.training.data.archives import SOURCES, data_root
 from idpersona.training.data.framing import SIDE, frame_pixels
 from idpersona.training.data.split import load_split
 
+Part = Literal["train", "validation", "all"]
+"""Of the split; nobody is in both ``train`` and ``validation``."""
+
 # Wild photos are the sharpest; the aligned ones are enlarged twice by the framing.
 _SOURCE_WEIGHT = {"celeba_wild": 2.0, "lfw": 1.0, "celeba_aligned": 0.4}
 LOW_QUALITY_SOURCES = frozenset({"celeba_aligned"})
@@ -53,7 +56,7 @@ class FaceData:
     photos: tuple[np.ndarray, ...]
 
     @classmethod
-    def open(cls, part: Literal["train", "validation", "all"]) -> FaceData:
+    def open(cls, part: Part) -> FaceData:
         """Open the cache; photos in which no face was found are in no part.
 
         ``train`` leaves out the people of ``validation``, and photos that look like one of them.

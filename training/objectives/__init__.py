@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from idpersona.errors import UnknownName
+from idpersona.errors import BadInput, UnknownName
 from idpersona.training.config import Recipe, parse
 from idpersona.training.loop import Objective
 
@@ -24,15 +24,21 @@ KINDS = (
     "lora",
     "persona",
     "sliders",
+    "id-aligner",
 )
+ADAPTERS = ("instantid", "infinite-id", "wplus", "anymaker")
+"""Those of the kinds that train an adapter on a base that stays."""
 
 
-def build_objective(recipe: Recipe) -> Objective:
-    """The objective that ``recipe.objective['kind']`` names. Raises UnknownName and BadInput."""
+def build_objective(recipe: Recipe, where: str = "objective") -> Objective:
+    """The objective that ``recipe.objective['kind']`` names; ``where`` its table stands, for messages.
+
+    Raises UnknownName and BadInput.
+    """
     kind = str(recipe.objective.get("kind", ""))
 
     def config(model: Any) -> Any:
-        return parse(model, recipe.objective, f"recipe {recipe.name}: objective")
+        return parse(model, recipe.objective, f"recipe {recipe.name}: {where}")
 
     # Imported here, so that a recipe loads only what it trains.
     if kind == "autoencoder":
@@ -94,11 +100,29 @@ def build_objective(recipe: Recipe) -> Objective:
 
         return LoraObjective(config(LoraConfig))
     if kind == "persona":
-        from idpersona.training.objectives.persona import PersonaConfig, PersonaObjective
+        from idpersona.training.objectives.persona import PersonaObjective
+        from idpersona.training.objectives.persona_config import PersonaConfig
 
         return PersonaObjective(config(PersonaConfig), Path(recipe.output))
     if kind == "sliders":
         from idpersona.training.objectives.sliders import SlidersConfig, SlidersObjective
 
         return SlidersObjective(config(SlidersConfig))
+    if kind == "id-aligner":
+        from idpersona.training.objectives.id_aligner import IdAlignerConfig, IdAlignerObjective
+
+        aligner = config(IdAlignerConfig)
+        return IdAlignerObjective(aligner, _adapter(recipe, aligner.adapter))
     raise UnknownName("training objective", kind, KINDS)
+
+
+def _adapter(recipe: Recipe, table: dict[str, Any]) -> Any:
+    """The objective of the adapter that ``recipe`` has rewarded. Raises UnknownName and BadInput."""
+    kind = str(table.get("kind", ""))
+    if kind not in ADAPTERS:
+        raise UnknownName("adapter in objective.adapter.kind", kind, ADAPTERS)
+    if recipe.init_from is None:
+        raise BadInput(
+            f"recipe {recipe.name}: reward init_from must say where the adapter lies that is rewarded"
+        )
+    return build_objective(recipe.model_copy(update={"objective": table}), "objective.adapter")

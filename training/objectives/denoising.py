@@ -92,9 +92,12 @@ def loss_weight(snr: Tensor, gamma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One prediction of ``kind``; ``noisy`` and ``prediction`` [B, C, h, w], ``alpha`` [B, 1, 1, 1]."""
+    """One prediction of ``kind`` at ``timesteps`` int64 [B]; ``noisy`` and ``prediction`` [B, C, h, w],
+    ``alpha`` [B, 1, 1, 1].
+    """
 
     noisy: Tensor
+    timesteps: Tensor
     prediction: Tensor
     alpha: Tensor
     kind: str
@@ -153,6 +156,7 @@ def denoise(
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     return Denoised(
         noisy=noisy,
+        timesteps=timesteps,
         target=noise if schedule.kind == "epsilon" else velocity,
         prediction=predict(noisy, timesteps),
         alpha=alpha,
@@ -191,6 +195,7 @@ def draw(
     timesteps = at(sampler.timesteps[last])
     return Drawn(
         noisy=noisy,
+        timesteps=timesteps,
         prediction=predict(noisy, timesteps),
         alpha=schedule.alpha(timesteps),
         kind=schedule.kind,

@@ -20,7 +20,7 @@ from idpersona.errors import BadInput
 from idpersona.keypoints import draw_kps
 from idpersona.pixels import to_tensor
 from idpersona.training.data.captions import caption
-from idpersona.training.data.faces import LOW_QUALITY_SOURCES, SOURCES, FaceData, sampling_weights
+from idpersona.training.data.faces import LOW_QUALITY_SOURCES, SOURCES, FaceData, Part, sampling_weights
 from idpersona.training.data.framing import SIDE
 from idpersona.training.data.labels import label_unknown
 from idpersona.training.keyed import StepKey
@@ -80,13 +80,13 @@ class DiffusionBatch:
 
 
 class CaptionedFaces:
-    """All training photos, what is known of them in words, and whom they show.
+    """All photos of a ``part`` of the split, what is known of them in words, and whom they show.
 
     ``labeler`` is the folder of the classifier that captions photos without attributes, or None.
     """
 
-    def __init__(self, labeler: str | None):
-        self.faces = FaceData.open("train")
+    def __init__(self, labeler: str | None, part: Part = "train"):
+        self.faces = FaceData.open(part)
         attributes = label_unknown(self.faces, labeler)
         self.attributes = [
             {n: bool(v) for n, v in zip(self.faces.attribute_names, row, strict=True) if v >= 0}
@@ -103,7 +103,7 @@ class CaptionedFaces:
     def require_pairs(self) -> None:
         """Raises BadInput when nobody has two photos."""
         if not len(self.paired):
-            raise BadInput("objective.identity needs training people with at least two photos")
+            raise BadInput("objective.identity needs people with at least two photos")
 
     def draw_row(self, rng: np.random.Generator, *, paired: bool) -> int:
         """A random photo; ``paired``: of somebody with another one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from idpersona.checkpoint import load_component
 from idpersona.encoders.arcface import ArcFace
-from idpersona.encoders.differentiable import FaceDescriptor
+from idpersona.encoders.differentiable import FaceDescriptor, aligned
+from idpersona.encoders.small_cnn import SmallFaceCNN
 from idpersona.errors import MissingWeights
+from idpersona.pixels import CLASSIFIER_SIDE, to_pictures
+from idpersona.registry import locate
+from idpersona.training.data.persona import find_points
 
-DLIB = "dlib"
+DLIB, JUDGE = "dlib", "mini-judge"
 
 
 class FaceReader:
@@ -41,11 +47,43 @@ class FaceReader:
             raise MissingWeights(f"there is no face network {name}: give {DLIB}, or an ArcFace file")
         return cls(ArcFace.load(place))
 
+    @classmethod
+    def held_out(cls, name: str) -> FaceReader:
+        """As :meth:`open`, or ``mini-judge``, which enters no loss: for a word on what is trained."""
+        if name != JUDGE:
+            return cls.open(name)
+        return cls(_Judge(load_component(SmallFaceCNN, locate(JUDGE)).float()))
+
     def __call__(self, pictures: Tensor, keypoints: Any) -> Tensor:
         """Unit embeddings float32 [B, D]."""
         network: Any = self.network
         points = keypoints.detach().cpu().numpy() if isinstance(keypoints, Tensor) else np.asarray(keypoints)
         return F.normalize(network.to(pictures.device)(pictures.float(), points).float(), dim=1)
+
+    def where_found(self, pictures: Tensor, points: Sequence[np.ndarray | None], dim: int) -> Tensor:
+        """As :meth:`__call__`, [B, ``dim``]; zeros, whose gradient is 0, where there is no face."""
+        rows = [n for n, place in enumerate(points) if place is not None]
+        # In the graph in any case: where there is no face at all, there is a gradient still, of zeros.
+        nothing = (0 * pictures.float().sum(dim=(1, 2, 3)))[:, None].expand(-1, dim)
+        if not rows:
+            return nothing
+        faces = self(pictures[rows], np.stack([np.asarray(points[n]) for n in rows]))
+        return nothing.index_add(0, torch.tensor(rows, device=faces.device), faces)
+
+
+class _Judge(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor, keypoints: Any) -> Tensor:
+        return self.network(aligned(pictures, keypoints, CLASSIFIER_SIDE))
+
+
+def find_faces(pictures: Tensor) -> list[np.ndarray | None]:
+    """Keypoints of the largest face that is detected in each picture [B, 3, H, W] in [-1, 1]: float32 [5, 2]
+    pixels; None where there is no face."""
+    return [find_points(picture) for picture in to_pictures(pictures)]
 
 
 def portrait(faces: Tensor, wanted: Tensor) -> Tensor:

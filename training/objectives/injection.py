@@ -105,7 +105,7 @@ class InjectionObjective(Objective):
         latents = self.model.encode(batch.pictures)
         text = self.encode(batch)
         schedule = self.model.schedule
-        step = denoise(self._predictor(batch, text), latents, batch.timesteps, batch.key, schedule)
+        step = denoise(self.predictor(batch, text), latents, batch.timesteps, batch.key, schedule)
         loss = self.config.denoising * step.loss(self.config.min_snr)
         figures = {"mse": float(step.error().mean().detach())}
         for name, term in self.further(batch, step, text).items():
@@ -147,7 +147,7 @@ class InjectionObjective(Objective):
             part = batch.of_share(self.config.drawn)
             if not len(part.texts):
                 return terms
-            predict = self._predictor(part, self.encode(part))
+            predict = self.predictor(part, self.encode(part))
             own = draw(predict, self.model.shape, part.key, latents.device, self.model.schedule)
             wanted = part.descriptors * part.somebody[:, None]
             unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal(), part.points)
@@ -158,7 +158,7 @@ class InjectionObjective(Objective):
         """What :meth:`predict` gets as ``text``: encoded captions (``Told``), perhaps with more beside."""
         return self.model.tell(self.captions(batch))
 
-    def _predictor(self, batch: InjectionBatch, text: Any) -> Predict:
+    def predictor(self, batch: InjectionBatch, text: Any) -> Predict:
         """The model as a function of noisy latents and timesteps.
 
         What it is told is encoded once for each of the two modes, with and without gradients.

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from idpersona.pixels import to_tensor
+from idpersona.training.data.faces import Part
 from idpersona.training.data.framing import frame_pixels
 from idpersona.training.data.paired import PairedPhotos
 from idpersona.training.data.pictures import jitter
@@ -169,10 +170,10 @@ class FaceInjection(InjectionData):
 
     encoder = "dlib"
 
-    def __init__(self, config: InjectionConfig, timesteps: int):
+    def __init__(self, config: InjectionConfig, timesteps: int, part: Part = "train"):
         """Raises BadInput when nobody has two photos."""
         super().__init__(config, timesteps)
-        self.captioned = CaptionedFaces(config.labeler)
+        self.captioned = CaptionedFaces(config.labeler, part)
         self.captioned.require_pairs()
         self.faces = self.captioned.faces
         self.descriptors = self.faces.descriptors

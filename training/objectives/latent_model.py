@@ -86,8 +86,8 @@ class LatentModel:
         return self.pipe.vae.config["latent_channels"], self.size[1] // factor, self.size[0] // factor
 
     def to(self, device: torch.device) -> Self:
-        """Move all parts."""
-        if self.pipe.unet.device != device:
+        """Move all parts. What is trained of the U-Net may have taken it there alone."""
+        if {self.pipe.unet.device, self.pipe.vae.device} != {device}:
             self.pipe.to(device)
             self._told.clear()
         return self

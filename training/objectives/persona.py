@@ -6,90 +6,71 @@ losses: ``portrait``, ``triplet`` (ID-Booth, arXiv:2504.07392), or ``contrast`` 
 (WithAnyone, arXiv:2510.14975), taken of the face in the decoded estimate of the clean picture. Where that
 face is looked for says ``align``: ``target``, at the landmarks of the very photo that was made noisy, works
 at every noise level and skips nothing; ``detect``, as published, finds it in the estimate, or has no loss.
+
+``reward`` adds reward feedback (``feedback.py``) on what the prompt draws from noise, the person being the
+mean of all photos (ID-Aligner for LoRAs, arXiv:2404.15449); ``disenbooth`` keeps the surroundings of each
+photo out of the prompt's words (``disenbooth.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from idpersona.errors import BadInput
 from idpersona.images import open_photo
-from idpersona.pixels import to_pictures, to_tensor
+from idpersona.pixels import to_tensor
 from idpersona.provenance import write_png
 from idpersona.seams.checkpointing import checkpoint_blocks
+from idpersona.seams.latent import Told
 from idpersona.training.data.persona import Portrait, find_points, photo_files, read_portraits
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
-from idpersona.training.objectives.denoising import Denoised, denoise
-from idpersona.training.objectives.face_reader import DLIB, FaceReader, contrast, portrait, triplet
+from idpersona.training.objectives.denoising import Denoised, Predict, denoise
+from idpersona.training.objectives.disenbooth import ImageAdapter, embed_pictures, overlap
+from idpersona.training.objectives.face_reader import FaceReader, contrast, find_faces, portrait, triplet
+from idpersona.training.objectives.feedback import Feedback, FeedbackConfig
 from idpersona.training.objectives.latent_model import LatentModel
+from idpersona.training.objectives.persona_config import PersonaConfig
+from idpersona.training.objectives.stopping import Stopping
 from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
 from idpersona.training.samples.drawing import Drawing
 
-IdentityKind = Literal["none", "portrait", "triplet", "contrast"]
 _BANK = 4096
 
 
-class PersonaConfig(BaseModel):
-    """What is trained and on what.
+@dataclass(frozen=True)
+class _Samples:
+    """What is denoised in a step: latents [B, C, h, w] at timesteps int64 [B], and what the rows are told."""
 
-    Attributes:
-        base: name, folder or hub id.
-        photos: folder or list of photos of one person.
-        prompt, class_prompt: of the photos, and of the pictures that preserve the prior.
-        size: side of the square pictures; None for what the base was made for.
-        crop: ``face`` cuts faces out upright, as mini was trained on; ``middle`` takes the middle.
-        rank, targets: of the LoRA, and the layers of the U-Net that it changes.
-        class_pictures: that the base draws once, before the first step; 0 for no prior preservation.
-        class_steps, class_guidance: that they are drawn with.
-        prior: weight of their denoising error.
-        identity: the identity loss; ``identity_weight`` is its weight.
-        reader: network of the loss: dlib, or the file of an ArcFace network.
-        align: see the module's docstring.
-        margin: of ``triplet``; 1 as published.
-        temperature: of ``contrast``.
-        bank: folder of photos of others for ``triplet`` and ``contrast``; None takes the class pictures.
-        decay: power of the weight (1 - t / T) of the identity loss at timestep t; 2 as published, 0 weighs
-            all alike.
-        min_snr: gamma of the denoising error's weight.
-        noise_offset: see ``denoise``.
-    """
+    latents: Tensor
+    timesteps: Tensor
+    told: Told
+    key: StepKey
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    def telling(self, text: Tensor) -> _Samples:
+        """The same, told ``text``."""
+        return replace(self, told=Told(text, self.told.pooled))
 
-    kind: Literal["persona"]
-    base: str
-    photos: str | tuple[str, ...]
-    prompt: str = "a photo of sks person"
-    class_prompt: str = "a photo of a person"
-    size: int | None = Field(None, ge=8)
-    crop: Literal["face", "middle"] = "middle"
-    rank: int = Field(4, ge=1)
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    class_pictures: int = Field(200, ge=0)
-    class_steps: int = Field(30, ge=1)
-    class_guidance: float = Field(5.0, ge=0)
-    prior: float = Field(1.0, ge=0)
-    identity: IdentityKind = "portrait"
-    identity_weight: float = Field(0.1, ge=0)
-    reader: str = DLIB
-    align: Literal["target", "detect"] = "target"
-    margin: float = Field(1.0, ge=0, le=2)
-    temperature: float = Field(0.1, gt=0)
-    bank: str | None = None
-    decay: float = Field(2.0, ge=0)
-    min_snr: float = Field(5.0, gt=0)
-    noise_offset: float = Field(0.0, ge=0)
+    def where(self, rows: Tensor) -> _Samples:
+        """Some of them, bool [B]."""
+        pooled = None if self.told.pooled is None else self.told.pooled[rows]
+        kept = [index for index, keep in zip(self.key.indices, rows.tolist(), strict=True) if keep]
+        return _Samples(
+            latents=self.latents[rows],
+            timesteps=self.timesteps[rows],
+            told=Told(self.told.text[rows], pooled),
+            key=replace(self.key, indices=kept),
+        )
 
 
 class PersonaObjective(Objective):
@@ -113,13 +94,34 @@ class PersonaObjective(Objective):
         )
         self.reader = FaceReader.open(config.reader) if wanted else None
         if self.reader is not None:
-            self.wanted = self._embed(self.portraits).mean(dim=0)
-            self.wanted = self.wanted / self.wanted.norm()
+            self.wanted = self._person(self.reader)
         add_lora(self.model.unet, config.rank, config.targets)
-        self.trained = TrainedParameters(self.model.unet)
+        self.image_adapter: Any = None
+        if config.disenbooth is not None:
+            self._shown = embed_pictures(config.disenbooth.encoder, [p.picture for p in self.portraits])
+            width = self.model.tell([config.prompt]).text.shape[-1]
+            self.image_adapter = ImageAdapter(self._shown.shape[1], width)
+        parts: Any = self.model.unet
+        if self.image_adapter is not None:
+            parts = nn.ModuleDict({"unet": self.model.unet, "image_adapter": self.image_adapter})
+        self.trained = TrainedParameters(parts)
         self._own = self._latents(self.portraits)
+        self.feedback: Feedback | None = None
+        self.stopping: Stopping | None = None
+        if config.reward is not None:
+            self._begin_feedback(config.reward)
+
+    def _begin_feedback(self, config: FeedbackConfig) -> None:
+        model = self.model
+        self.feedback = Feedback(config, model.decode, model.shape, model.schedule, self.trained)
+        self.rewarded = self._person(self.feedback.reader)
+        if config.stop_on is not None and self.feedback.witness is not None:
+            self.check_every = config.stop_every
+            self.stopping = Stopping(config.stop_on, self.trained, config.patience)
+            self.known = self._person(self.feedback.witness)
 
     def begin(self, folder: Path) -> None:
+        self.model.to(self._device)
         self._draw_class()
 
     @cached_property
@@ -137,40 +139,41 @@ class PersonaObjective(Objective):
             people = read_portraits(files, self.model.size, face=face, needed=False)
         if not any(person.keypoints is not None for person in people):
             raise BadInput(f"objective.identity {self.config.identity}: no face of anybody else was found")
-        return self._embed(people)
+        assert self.reader is not None
+        return self._embed(self.reader, people)
 
     @cached_property
     def _class(self) -> Tensor:
         return self._latents(self.prior)
 
     def loss(self, key: StepKey) -> tuple[Tensor, Mapping[str, float]]:
-        config, model = self.config, self.model.to(self._device)
+        config = self.config
+        self.model.to(self._device)
         choices = [self._choose(key, index) for index in key.indices]
-        steps = self.model.schedule.timesteps
-        timesteps = torch.tensor([int(steps * place) for _, _, place in choices], device=self._device)
+        rows = self._samples(key, choices)
         own = torch.tensor([mine for mine, _, _ in choices], device=self._device)
-        latents = torch.stack([(self._own if mine else self._class)[row] for mine, row, _ in choices])
-        told = model.tell([config.prompt if mine else config.class_prompt for mine, _, _ in choices])
-        step = denoise(
-            lambda noisy, times: model.predict(noisy, times, told),
-            latents.to(self._device),
-            timesteps,
-            key,
-            model.schedule,
-            noise_offset=config.noise_offset,
-        )
+        photos = [row for mine, row, _ in choices if mine]
+        added = self._surroundings(own, photos)
+        step = self._denoise(rows if added is None else rows.telling(rows.told.text + added))
         errors, weights = step.weighted(config.min_snr), torch.where(own, 1.0, config.prior)
         # Both halves count as a batch of their own, as published.
         share = 0.5 if self.prior else 1.0
         loss = (errors * weights).mean() / share
-        figures = {"mse": float(errors[own].mean().detach())} if bool(own.any()) else {}
-        if bool((~own).any()):
+        figures = {"mse": float(errors[own].mean().detach())} if photos else {}
+        if len(photos) < len(choices):
             figures["prior"] = float(errors[~own].mean().detach())
-        if self.reader is not None and bool(own.any()):
-            points = [self.portraits[row].keypoints for mine, row, _ in choices if mine]
-            unlike = self._unlike(step, own, timesteps, points)
-            loss = loss + config.identity_weight * unlike.sum() / len(choices) / share
-            figures["unlike"] = float(unlike.mean().detach())
+        for name, (weight, term) in self._terms(step, rows, own, photos, added).items():
+            loss = loss + weight * term * len(photos) / len(choices) / share
+            figures[name] = float(term.detach())
+        if self.feedback is not None and photos:
+            alone = rows.where(own)
+            people = self.rewarded.to(self._device).expand(len(photos), -1)
+            texts = [config.prompt] * len(photos)
+            rewarded, found = self.feedback.loss(
+                lambda: self._predictor(alone.told), people, texts, None, alone.key
+            )
+            loss = loss + rewarded * len(photos) / len(choices) / share
+            figures |= found
         return loss, figures
 
     def checkpoint_activations(self) -> None:
@@ -181,13 +184,61 @@ class PersonaObjective(Objective):
         model = self.model.to(self._device)
         yield Drawing(model.pipe, photos=photo_files(self.config.photos), size=model.size)
 
+    def _terms(
+        self, step: Denoised, rows: _Samples, own: Tensor, photos: list[int], added: Tensor | None
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Further losses of the person's rows, means over them: name -> weight and value."""
+        config, terms = self.config, dict[str, tuple[float, Tensor]]()
+        if not photos:
+            return terms
+        estimate = step.estimate()[own]
+        if added is not None and config.disenbooth is not None:
+            alone = self._denoise(rows.where(own))
+            estimate, apart = alone.estimate(), config.disenbooth
+            terms["weak"] = apart.weak, alone.loss(config.min_snr)
+            alike = overlap(rows.told.text[own], added[own], squared=apart.squared)
+            terms["contrast"] = apart.contrast, alike.mean()
+        if self.reader is not None:
+            points = [self.portraits[row].keypoints for row in photos]
+            unlike = self._unlike(estimate, rows.timesteps[own], points)
+            terms["unlike"] = config.identity_weight, unlike.mean()
+        return terms
+
+    def enough(self, step: int) -> bool:
+        return self.stopping is not None and self.stopping.enough(step, self.score)
+
+    def score(self) -> float:
+        """How alike the person is in what ``prompt`` draws, by ``reward.stop_on``: a mean of cosines, those
+        of pictures without a face being 0."""
+        assert self.feedback is not None
+        count = self.feedback.config.stop_pictures
+        told = self.model.to(self._device).tell([self.config.prompt] * count)
+        people = self.known.to(self._device).expand(count, -1)
+        seen = self.feedback.look(lambda: self._predictor(told), people, None)
+        return float((seen * people).sum(dim=1).mean())
+
+    def resumed(self, checkpoint: Path) -> None:
+        if self.stopping is not None:
+            self.stopping.load(checkpoint)
+
     def save(self, folder: Path) -> None:
-        """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads."""
-        save_lora(type(self.model.pipe), self.model.unet, folder)
+        """Write ``pytorch_lora_weights.safetensors``, which ``load_lora_weights`` reads; beside it the image
+        adapter, and what is known of the score."""
+        self._write(folder, folder)
+        if self.stopping is not None:
+            self.stopping.save(folder)
 
     def export(self, folder: Path) -> None:
-        """As :meth:`save`, in ``lora``."""
-        self.save(folder / "lora")
+        """The LoRA in ``lora``, the image adapter beside it; with ``reward.stop_on`` by the best weights."""
+        if self.stopping is not None:
+            self.stopping.put_best()
+            self.stopping.write_scores(folder)
+        self._write(folder / "lora", folder)
+
+    def _write(self, lora: Path, beside: Path) -> None:
+        save_lora(type(self.model.pipe), self.model.unet, lora)
+        if self.image_adapter is not None:
+            self.image_adapter.save_pretrained(beside / "image_adapter")
 
     @property
     def _device(self) -> torch.device:
@@ -200,13 +251,47 @@ class PersonaObjective(Objective):
         row = int(rng.integers(len(self.portraits if mine else self.prior)))
         return mine, row, float(rng.random())
 
-    def _unlike(self, step: Denoised, own: Tensor, timesteps: Tensor, points: list[Any]) -> Tensor:
+    def _samples(self, key: StepKey, choices: Sequence[tuple[bool, int, float]]) -> _Samples:
+        """The chosen pictures, told their prompts alone."""
+        config, device = self.config, self._device
+        steps = self.model.schedule.timesteps
+        latents = torch.stack([(self._own if mine else self._class)[row] for mine, row, _ in choices])
+        return _Samples(
+            latents=latents.to(device),
+            timesteps=torch.tensor([int(steps * place) for _, _, place in choices], device=device),
+            told=self.model.tell([config.prompt if mine else config.class_prompt for mine, _, _ in choices]),
+            key=key,
+        )
+
+    def _predictor(self, told: Told) -> Predict:
+        return lambda noisy, timesteps: self.model.predict(noisy, timesteps, told)
+
+    def _denoise(self, rows: _Samples) -> Denoised:
+        return denoise(
+            self._predictor(rows.told),
+            rows.latents,
+            rows.timesteps,
+            rows.key,
+            self.model.schedule,
+            noise_offset=self.config.noise_offset,
+        )
+
+    def _surroundings(self, own: Tensor, photos: list[int]) -> Tensor | None:
+        """What is added to the prompts' tokens, [B, 1, d], for the ``photos`` of the ``own`` rows; zeros for
+        class pictures. None without DisenBooth."""
+        if self.image_adapter is None:
+            return None
+        added = self.image_adapter(self._shown[photos].to(own.device)).float()
+        places = torch.nonzero(own)[:, 0]
+        return added.new_zeros(len(own), *added.shape[1:]).index_add(0, places, added)
+
+    def _unlike(self, estimate: Tensor, timesteps: Tensor, points: list[Any]) -> Tensor:
         """The identity loss of the person's rows [n], 0 where no face is found."""
         assert self.reader is not None
         config = self.config
-        pictures = self.model.decode(step.estimate()[own])
+        pictures = self.model.decode(estimate)
         if config.align == "detect":
-            points = [find_points(picture) for picture in to_pictures(pictures.detach())]
+            points = find_faces(pictures)
         seen = [n for n, place in enumerate(points) if place is not None]
         unlike = pictures.new_zeros(len(points))
         if not seen:
@@ -219,7 +304,7 @@ class PersonaObjective(Objective):
             terms = triplet(faces, wanted, self.others.to(faces).mean(dim=0).expand_as(faces), config.margin)
         else:
             terms = contrast(faces, wanted, self.others.to(faces), config.temperature)
-        weight = (1 - timesteps[own][seen] / self.model.schedule.timesteps) ** config.decay
+        weight = (1 - timesteps[seen] / self.model.schedule.timesteps) ** config.decay
         return unlike.index_add(0, torch.tensor(seen, device=faces.device), weight.to(terms) * terms)
 
     def _class_files(self) -> list[Path]:
@@ -243,14 +328,18 @@ class PersonaObjective(Objective):
             about = {"prompt": config.class_prompt, "seed": n}
             write_png(drawn.images[0].convert("RGB"), path, about, force=True)
 
+    def _person(self, reader: FaceReader) -> Tensor:
+        """The mean of the photos' embeddings, a unit vector [D]."""
+        mean = self._embed(reader, self.portraits).mean(dim=0)
+        return mean / mean.norm()
+
     @torch.no_grad()
-    def _embed(self, people: list[Portrait]) -> Tensor:
-        assert self.reader is not None
+    def _embed(self, reader: FaceReader, people: list[Portrait]) -> Tensor:
         known = [person for person in people if person.keypoints is not None]
         if not known:
             raise BadInput("no face is found in any of the photos: give sharper ones")
         pictures = to_tensor([np.asarray(person.picture) for person in known])
-        return self.reader(pictures, np.stack([p.keypoints for p in known]))  # type: ignore[arg-type]
+        return reader(pictures, np.stack([p.keypoints for p in known]))  # type: ignore[arg-type]
 
     def _latents(self, people: list[Portrait]) -> Tensor:
         if not people:

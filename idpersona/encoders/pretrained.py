@@ -46,3 +46,24 @@ def load_strictly(
     if missing or extra or misshapen:
         raise CheckpointError.from_keys(str(folder), missing, extra, misshapen)
     return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: str | Path, tokens: int) -> Any:
+    """CLIP's tokenizer of a folder, which knows as many ``tokens`` as its model.
+
+    Raises:
+        CheckpointError: there is none, or it is another model's.
+    """
+    from transformers import CLIPTokenizer
+
+    try:
+        tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        raise CheckpointError(f"{folder} holds no tokenizer of CLIP: {first_line(error)}") from error
+    # Without its files transformers makes one that knows three tokens.
+    known = len(tokenizer)
+    if known != tokens:
+        raise CheckpointError(
+            f"{folder}: its tokenizer knows {known} tokens and its model {tokens}; fetch both of one model"
+        )
+    return tokenizer
