@@ -66,7 +66,7 @@ def test_the_adapter_learns_and_nothing_else(method: str, write: Any) -> None:
     parts = set(objective.inner.adapter.parts)
     assert touched == {n for n, _ in objective.trained.named_parameters() if n.split(".")[0] in parts}
     inner, feedback = objective.inner, objective.feedback
-    frozen = [inner.unet, inner.text_encoder, inner.latents, feedback.reader.network]
+    frozen = [inner.unet, inner.model.pipe.text_encoder, inner.model.pipe.vae, feedback.reader.network]
     frozen += [part for name in ("vit", "style") if (part := getattr(inner, name, None)) is not None]
     assert all(p.grad is None for part in frozen for p in part.parameters())
 
@@ -152,9 +152,16 @@ def test_a_run_stopped_anywhere_ends_where_it_would_have(
     whole = run_recipe(path, output=tmp_path / "whole")
     recipe = load_recipe(path).model_copy(update={"output": str(tmp_path / "parts")})
     with monkeypatch.context() as patch:
-        ticks = iter(range(100))
-        patch.setattr("time.time", lambda: next(ticks))
-        train(recipe, build(path), stop_at=3)
+        first, clock = build(path), [0.0]
+        loss = first.loss
+
+        def until_the_third(key: StepKey) -> Any:
+            clock[0] = float(key.step)
+            return loss(key)
+
+        patch.setattr("time.time", lambda: clock[0])
+        patch.setattr(first, "loss", until_the_third)
+        train(recipe, first, stop_at=2.0)
     stopped = latest_checkpoint(tmp_path / "parts" / "checkpoints")
     assert stopped is not None and stopped.name != "step-4"
     again = train(recipe, build(path), resume=True)

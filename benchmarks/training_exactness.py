@@ -1,0 +1,145 @@
+"""Does a training of InstantID on the embedded model end where it should, whatever happens to it?
+
+    python benchmarks/training_exactness.py [--steps 20] [--batch 8] [--kills 10] [--only kills]
+
+Two processes by ``accelerate launch`` must end where one does with the doubled batch (to 1e-4, float32); a
+run that is killed at random moments (SIGKILL), and one that is told to end (SIGTERM), must after ``--resume``
+end where the one ends that nobody disturbed, bit for bit. Needs the prepared photos
+(``python -m idpersona.training.data.prepare``). Exits with 1 where one of them does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from idpersona.training.run import recipe_file
+
+TRAIN = [sys.executable, "-m", "idpersona.training"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
+
+
+def write_recipe(place: Path, steps: int, batch: int) -> Path:
+    """The built-in recipe, shorter, in float32 and without samples."""
+    recipe = yaml.safe_load(recipe_file("instantid").read_text())
+    recipe.pop("samples", None)
+    loop = {"steps": steps, "batch_size": batch, "precision": "no", "save_every": 3, "log_every": 1}
+    recipe["loop"] |= loop | {"threads": 1, "trackers": []}
+    path = place / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def start(command: list[str]) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def finish(command: list[str]) -> None:
+    process = start(command)
+    _, err = process.communicate()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: {err[-3000:]}")
+
+
+def until(process: subprocess.Popen[str], step: int) -> None:
+    """Wait until a run has reported ``step``, or has ended."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if any(f"step {n}/" in line for n in range(step, step + 100)):
+            return
+
+
+def weights(output: Path, steps: int) -> dict[str, torch.Tensor]:
+    last = output / "checkpoints" / f"step-{steps}"
+    found = {f"ema.{name}": value for name, value in load_file(last / "ema.safetensors").items()}
+    return found | load_file(last / "weights.safetensors")
+
+
+def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two numbers in the same place."""
+    assert one.keys() == other.keys()
+    return max(float((value - other[name]).abs().max()) for name, value in one.items())
+
+
+def processes(place: Path, recipe: Path, steps: int, wanted: dict[str, torch.Tensor]) -> bool:
+    command = [*ACCELERATE, "--num_processes", "2", "-m", "idpersona.training", str(recipe)]
+    finish([*command, "--output", str(place / "two")])
+    found = apart(wanted, weights(place / "two", steps))
+    print(f"two processes: largest difference {found:.2e}", flush=True)
+    return found <= 1e-4
+
+
+def kills(place: Path, recipe: Path, steps: int, wanted: dict[str, torch.Tensor], count: int) -> bool:
+    rng, output = random.Random(0), place / "killed"
+    command = [*TRAIN, str(recipe), "--output", str(output)]
+    reached = []
+    for n in range(count):
+        process = start([*command, *(["--resume"] if n else [])])
+        # Somewhere within the steps that are left for this kill, and somewhere within a step.
+        until(process, max(1, round(steps * (n + rng.random()) / count)))
+        time.sleep(rng.random() * 2)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kept = sorted((output / "checkpoints").glob("step-*[0-9]"), key=lambda p: int(p.name.split("-")[1]))
+        reached.append(kept[-1].name if kept else "nothing")
+    finish([*command, "--resume"])
+    found = apart(wanted, weights(output, steps))
+    print(f"{count} kills, which left {', '.join(reached)}: largest difference {found}", flush=True)
+    return found == 0
+
+
+def told_to_end(place: Path, recipe: Path, steps: int, wanted: dict[str, torch.Tensor]) -> bool:
+    output = place / "told"
+    command = [*TRAIN, str(recipe), "--output", str(output)]
+    process = start(command)
+    until(process, steps // 2)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    status = process.returncode
+    finish([*command, "--resume"])
+    found = apart(wanted, weights(output, steps))
+    print(f"SIGTERM: exit status {status}, {err.splitlines()[-1]}", flush=True)
+    print(f"SIGTERM: largest difference {found}", flush=True)
+    return status == 143 and found == 0
+
+
+def main() -> int:
+    """Run all of it, or one part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--only", choices=("processes", "kills", "signal"))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        recipe = write_recipe(place, given.steps, given.batch)
+        finish([*TRAIN, str(recipe), "--output", str(place / "one")])
+        wanted = weights(place / "one", given.steps)
+        parts = {
+            "processes": lambda: processes(place, recipe, given.steps, wanted),
+            "kills": lambda: kills(place, recipe, given.steps, wanted, given.kills),
+            "signal": lambda: told_to_end(place, recipe, given.steps, wanted),
+        }
+        good = [run() for name, run in parts.items() if given.only in (None, name)]
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
