@@ -28,6 +28,7 @@ class OptimiserConfig(_Strict):
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
     betas: tuple[float, float] = (0.9, 0.99)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     cooldown: Annotated[float, Field(ge=0, le=1)] = 0.2

@@ -49,6 +49,7 @@ def build_optimisers(module: nn.Module, config: OptimiserConfig) -> Optimisers:
                 _groups(rest.items(), config),
                 lr=config.lr,
                 betas=config.betas,
+                eps=config.eps,
                 weight_decay=config.weight_decay,
                 **options,
             )
