@@ -37,7 +37,7 @@ def write_recipe(place: Path, steps: int, batch: int) -> Path:
     loop = {"steps": steps, "batch_size": batch, "precision": "no", "save_every": 3, "log_every": 1}
     recipe["loop"] |= loop | {"threads": 1, "trackers": []}
     # With the recipe's Muon weights are 3e-3 apart after 20 steps in two processes. Suspected: it gives all
-    # directions of a gradient equal lengths, also those that are rounding, which depends on the order of sums.
+    # directions of a gradient equal lengths, also those that are rounding, which hangs on the order of sums.
     recipe["optimiser"] |= {"muon": [], "eps": 1e-6}
     path = place / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
