@@ -58,6 +58,36 @@ def test_the_lora_learns_and_nothing_else(write: Any, identity: str) -> None:
     assert all(p.grad is None for part in others for p in part.parameters())
 
 
+def test_class_pictures_are_shared(write: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "people"
+    first = build(write(class_folder=str(folder)))
+    drawn = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(drawn) == 2 and not (first.output / "class").exists()
+    second = build(write(class_folder=str(folder)))
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == drawn
+    assert [p.picture.tobytes() for p in second.prior] == [p.picture.tobytes() for p in first.prior]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("class_prompt", "a photo of a man"), ("class_steps", 4), ("class_guidance", 2.0)]
+)
+def test_class_pictures_of_another_kind_are_refused(
+    write: Any, tmp_path: Path, field: str, value: Any
+) -> None:
+    folder = str(tmp_path / "people")
+    build(write(class_folder=folder, class_pictures=1))
+    with pytest.raises(BadInput, match=rf"0000\.png was drawn with another {field.removeprefix('class_')}:"):
+        build(write(class_folder=folder, **{field: value}))
+
+
+def test_class_pictures_that_are_not_ours_are_refused(write: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "0000.png")
+    with pytest.raises(BadInput, match=r"class pictures: .*0000.png carries no settings"):
+        build(write(class_folder=str(tmp_path)))
+
+
 def test_a_run_ends_in_a_lora_that_the_pipeline_loads(write: Any) -> None:
     output = run_recipe(write())
     assert len(list((output / "class").glob("*.png"))) == 2

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from idpersona.errors import BadInput
 from idpersona.images import open_photo
 from idpersona.pixels import to_tensor
-from idpersona.provenance import write_png
 from idpersona.seams.checkpointing import checkpoint_blocks
 from idpersona.seams.latent import Told
 from idpersona.training.data.persona import Portrait, find_points, photo_files, read_portraits
+from idpersona.training.data.prior import Drawn, Prior
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, Predict, denoise
@@ -87,6 +87,12 @@ class PersonaObjective(Objective):
             )
         side = config.size
         self.model = LatentModel.open(config.base, None if side is None else (side, side))
+        drawn = Drawn(
+            config.base, config.class_prompt, config.class_steps, config.class_guidance, self.model.size
+        )
+        folder = output / "class" if config.class_folder is None else Path(config.class_folder)
+        self.class_pictures = Prior(folder, drawn, config.class_pictures)
+        self.class_pictures.check()
         face = config.crop == "face"
         wanted = config.identity != "none"
         self.portraits = read_portraits(
@@ -122,12 +128,12 @@ class PersonaObjective(Objective):
 
     def begin(self, folder: Path) -> None:
         self.model.to(self._device)
-        self._draw_class()
+        self.class_pictures.draw(self.model.pipe)
 
     @cached_property
     def prior(self) -> list[Portrait]:
         """Pictures of the class, as the base drew them before the first step."""
-        pictures = [open_photo(path) for path in self._class_files()]
+        pictures = [open_photo(path) for path in self.class_pictures.files]
         return [Portrait(picture, find_points(picture)) for picture in pictures]
 
     @cached_property
@@ -306,27 +312,6 @@ class PersonaObjective(Objective):
             terms = contrast(faces, wanted, self.others.to(faces), config.temperature)
         weight = (1 - timesteps[seen] / self.model.schedule.timesteps) ** config.decay
         return unlike.index_add(0, torch.tensor(seen, device=faces.device), weight.to(terms) * terms)
-
-    def _class_files(self) -> list[Path]:
-        return [self.output / "class" / f"{n:04d}.png" for n in range(self.config.class_pictures)]
-
-    def _draw_class(self) -> None:
-        """Draw the pictures that are not there yet, with the base: a LoRA adds nothing yet."""
-        config, (width, height) = self.config, self.model.size
-        for n, path in enumerate(self._class_files()):
-            if path.is_file():
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            drawn: Any = self.model.pipe(
-                config.class_prompt,
-                num_inference_steps=config.class_steps,
-                guidance_scale=config.class_guidance,
-                width=width,
-                height=height,
-                generator=torch.Generator().manual_seed(n),
-            )
-            about = {"prompt": config.class_prompt, "seed": n}
-            write_png(drawn.images[0].convert("RGB"), path, about, force=True)
 
     def _person(self, reader: FaceReader) -> Tensor:
         """The mean of the photos' embeddings, a unit vector [D]."""

@@ -25,6 +25,7 @@ class PersonaConfig(BaseModel):
         rank, targets: of the LoRA, and the layers of the U-Net that it changes.
         class_pictures: that the base draws once, before the first step; 0 for no prior preservation.
         class_steps, class_guidance: that they are drawn with.
+        class_folder: where they lie, to be shared with other trainings; None for ``class`` of the output.
         prior: weight of their denoising error.
         identity: the identity loss; ``identity_weight`` is its weight.
         reader: network of the loss: dlib, or the file of an ArcFace network.
@@ -55,6 +56,7 @@ class PersonaConfig(BaseModel):
     class_pictures: int = Field(200, ge=0)
     class_steps: int = Field(30, ge=1)
     class_guidance: float = Field(5.0, ge=0)
+    class_folder: str | None = None
     prior: float = Field(1.0, ge=0)
     identity: IdentityKind = "portrait"
     identity_weight: float = Field(0.1, ge=0)
