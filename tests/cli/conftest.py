@@ -2,61 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call printed and returned."""
-
-    status: int
-    out: str
-    err: str
-
-    def refused(self, *words: str) -> Outcome:
-        """Itself, when it ended as bad input must: status 2, one line on stderr with ``words``, no result."""
-        assert self.status == 2, self
-        lines = self.err.splitlines()
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("idpersona: ")
-        assert self.out == ""
-        for word in words:
-            assert word in lines[0], (word, lines[0])
-        return self
-
-    def done(self) -> Outcome:
-        """Itself, when it succeeded."""
-        assert self.status == 0, self.err
-        assert "Traceback" not in self.err
-        return self
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path_factory, monkeypatch):
-    """Keep the registry of people of whoever runs the tests out of them."""
-    monkeypatch.delenv("IDPERSONA_PEOPLE", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-
-
-@pytest.fixture
-def run(capsys) -> Run:
-    """Call the command line in this process."""
-    from idpersona.cli.main import main
-
-    def call(*words: object) -> Outcome:
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Outcome(status, captured.out, captured.err)
-
-    return call
+from idpersona.testing.command import Outcome, Run
 
 
 @pytest.fixture(scope="session")

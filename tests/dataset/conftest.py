@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -16,51 +14,6 @@ from PIL import Image
 from idpersona.images import open_photo
 
 PEOPLE = ("person-1", "person-2", "person-3", "person-4", "astronaut")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call printed and returned."""
-
-    status: int
-    out: str
-    err: str
-
-    def refused(self, *words: str) -> Outcome:
-        """Itself, when it ended as bad input must: status 2, one line on stderr that has ``words``."""
-        lines = self.err.splitlines()
-        assert self.status == 2 and len(lines) == 1 and lines[0].startswith("idpersona: "), self
-        assert all(word in lines[0] for word in words), lines[0]
-        return self
-
-    def done(self) -> Outcome:
-        """Itself, when it succeeded."""
-        assert self.status == 0, self.err
-        return self
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the people registry and the caches of whoever runs the tests out of them."""
-    monkeypatch.delenv("IDPERSONA_PEOPLE", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command line in this process."""
-    from idpersona.cli.main import main
-
-    def call(*words: object) -> Outcome:
-        capsys.readouterr()
-        status = main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Outcome(status, captured.out, captured.err)
-
-    return call
 
 
 @cache

@@ -20,10 +20,11 @@ from PIL import Image
 from idpersona.encoders import get_encoder
 from idpersona.encoders.base import FaceEncoder
 from idpersona.images import open_photo
+from idpersona.testing.command import Run
 from idpersona.training.data.builder import chunks
 from idpersona.training.data.builder.vectors import read_rows
 
-from .conftest import Run, contents, jpeg
+from .conftest import contents, jpeg
 
 # The synthetic people look alike; their photos lie nearer to each other than to anybody's.
 SAME = ("--same-person", 0.35, "--min-side", 200)

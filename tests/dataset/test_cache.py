@@ -13,13 +13,12 @@ from PIL import Image
 from idpersona.images import open_photo
 from idpersona.pipelines import load_base
 from idpersona.pipelines.inversion.photos import encode_pictures, fit_photo
+from idpersona.testing.command import Run
 from idpersona.training.data.builder import latents
 from idpersona.training.data.builder.latents import crop_around, first_stage
 from idpersona.training.data.builder.table import read_pairs, read_photos
 from idpersona.training.data.builder.vectors import read_rows
 from idpersona.training.data.framing import frame
-
-from .conftest import Run
 
 
 @pytest.fixture(scope="module")

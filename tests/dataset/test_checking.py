@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from idpersona.testing.command import Run
 from idpersona.training.data.builder.vectors import read_shard, write_shard
-
-from .conftest import Run
 
 
 @pytest.fixture(scope="module")

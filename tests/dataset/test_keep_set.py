@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from idpersona.encoders import get_encoder
+from idpersona.testing.command import Run
 
-from .conftest import Run, compose, jpeg
+from .conftest import compose, jpeg
 
 SIDE = 680
 
