@@ -7,7 +7,7 @@ how often. That is what DistributedDataParallel, FSDP 2 and DeepSpeed wrap.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -83,11 +83,21 @@ def prepare(
     step, *prepared = accelerator.prepare(step, *optimiser.each)
     optimiser.each = list(prepared)
     if loop.compile:
-        # A module that only holds others is never called itself.
-        holds = type(trained).forward is nn.Module.forward
-        for part in trained.children() if holds else [trained]:
-            part.compile(backend=loop.compile)
+        known = torch.compiler.list_backends(exclude_tags=())
+        if loop.compile not in known:
+            raise BadInput(f"loop.compile: there is no backend {loop.compile}, only {', '.join(known)}")
+        for network in _networks(trained):
+            network.compile(backend=loop.compile)
     return step
+
+
+def _networks(module: nn.Module) -> Iterator[nn.Module]:
+    """Itself, or the networks inside where it only holds others, and is never called."""
+    if type(module).forward is not nn.Module.forward:
+        yield module
+        return
+    for part in module.children():
+        yield from _networks(part)
 
 
 def _set_up_deepspeed(accelerator: Accelerator, recipe: Recipe) -> torch.dtype | None:

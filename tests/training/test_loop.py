@@ -250,3 +250,42 @@ def test_a_checkpoint_holds_what_the_objective_keeps_for_others(tmp_path):
     found = torch.load(tmp_path / "checkpoints" / "step-30" / "line.pt", weights_only=True)
     for name, value in objective.exported.items():
         assert torch.equal(found[name], value), "the averaged weights"
+
+
+class Network(nn.Sequential):
+    """A network of somebody's own: those of torch itself are never compiled by themselves."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Compiled(Line):
+    """The network is what is trained, or lies in a module that only holds it."""
+
+    def __init__(self, nested: bool) -> None:
+        super().__init__()
+        self.net = Network(*self.trained)
+        self.trained = nn.ModuleDict({"a": nn.ModuleDict({"net": self.net})}) if nested else self.net
+
+    def loss(self, key):
+        x = key.normal((1,), stream=0)
+        return (self.net(x) - (3 * x - 1)).square().mean(), {}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_compiled_networks_take_the_same_steps(tmp_path, nested):
+    # AOTAutograd traces forward and backward pass and needs no compiler of C++, as inductor does.
+    plain, compiled, resumed = Compiled(nested), Compiled(nested), Compiled(nested)
+    train(recipe(tmp_path / "plain", steps=5), plain)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    train(recipe(tmp_path / "compiled", steps=5, compile="aot_eager"), compiled)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    for name, value in plain.trained.state_dict().items():
+        torch.testing.assert_close(compiled.trained.state_dict()[name], value)
+    train(recipe(tmp_path / "compiled", steps=5), resumed, resume=True)
+
+
+def test_a_compiler_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"loop.compile: .*nonsense"):
+        train(recipe(tmp_path, compile="nonsense"), Line())
