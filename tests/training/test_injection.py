@@ -29,6 +29,7 @@ from idpersona.training.directions import NAMES, add_directions, find_directions
 from idpersona.training.keyed import StepKey
 from idpersona.training.latents import Latents
 from idpersona.training.objectives import build_objective
+from idpersona.training.objectives.likeness import shaken
 from idpersona.training.objectives.wplus import STAGE_1_PROMPT
 from idpersona.training.publish import (
     LOCAL_GAIN,
@@ -351,3 +352,20 @@ def test_what_is_published_is_half_and_loads_as_it_was(runs, trained, diffusion_
         assert {value.dtype for value in load_file(file).values() if value.is_floating_point()} == {
             torch.float16
         }
+
+
+def test_shaking_moves_a_face_as_a_whole() -> None:
+    points = torch.tensor([[[40.0, 50], [80, 48], [60, 70], [45, 90], [75, 91]]]).repeat(4, 1, 1)
+    key = StepKey(0, 3, range(4), 4)
+    assert torch.equal(shaken(points, key, 0), points)
+    moved = shaken(points, key, 0.05)
+    assert torch.equal(moved, shaken(points, key, 0.05)), "the key alone decides"
+    assert not torch.allclose(moved[0], moved[1]), "each sample by itself"
+    apart = torch.cdist(moved, moved) / torch.cdist(points, points).clamp(min=1e-6)
+    off = ~torch.eye(5, dtype=torch.bool)
+    for row in apart:
+        torch.testing.assert_close(row[off], row[off].mean().expand(20), rtol=1e-4, atol=0)
+    assert 0 < float((moved - points).abs().max()) < 0.2 * 40
+    # No mirror image: the points go round in the same direction.
+    one, other = moved[:, 1] - moved[:, 0], moved[:, 3] - moved[:, 0]
+    assert bool((one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0] > 0).all())

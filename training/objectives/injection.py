@@ -33,7 +33,7 @@ from idpersona.training.objectives.injection_data import (
     InjectionData,
 )
 from idpersona.training.objectives.latent_model import LatentModel
-from idpersona.training.objectives.likeness import FaceLikeness, IdentityLoss, Likeness
+from idpersona.training.objectives.likeness import FaceLikeness, IdentityLoss, Likeness, shaken
 from idpersona.training.samples.drawing import Drawing
 
 
@@ -142,7 +142,8 @@ class InjectionObjective(Objective):
         if self.likeness is None or not self.config.likeness:
             return []
         known = step.signal() * batch.somebody.float()
-        terms = [("unlike", 1.0, self.likeness.to_photos(step.estimate(), latents, known, batch.points))]
+        points = shaken(batch.points, batch.key, self.config.shake)
+        terms = [("unlike", 1.0, self.likeness.to_photos(step.estimate(), latents, known, points))]
         if self.config.drawn and batch.key.step >= self.config.drawn_from:
             part = batch.of_share(self.config.drawn)
             if not len(part.texts):
@@ -150,7 +151,8 @@ class InjectionObjective(Objective):
             predict = self.predictor(part, self.encode(part))
             own = draw(predict, self.model.shape, part.key, latents.device, self.model.schedule)
             wanted = part.descriptors * part.somebody[:, None]
-            unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal(), part.points)
+            points = shaken(part.points, part.key, self.config.shake)
+            unlike = self.likeness.to_descriptors(own.estimate(), wanted, own.signal(), points)
             terms.append(("unlike_drawn", len(part.texts) / len(latents), unlike))
         return terms
 

@@ -40,6 +40,8 @@ class InjectionConfig(BaseModel):
         drawn: share of each batch whose people the model besides draws from noise itself, up to a random step
             at which the identity loss is taken.
         drawn_from: first training step with such drawings; before it they are no faces yet.
+        shake: how far the place is moved at random where face_descriptor reads a face (:func:`shaken
+            <idpersona.training.objectives.likeness.shaken>`).
         wide: share of samples in a framing from the whole range of poses.
         reference_zoom: size of the reference face relative to the standard framing.
     """
@@ -59,6 +61,7 @@ class InjectionConfig(BaseModel):
     likeness: float = Field(1.0, ge=0)
     drawn: Share = 0.25
     drawn_from: int = Field(300, ge=0)
+    shake: float = Field(0.0, ge=0, le=0.5)
     wide: Share = 0.25
     reference_zoom: float = Field(1.0, gt=0.3, lt=2)
 

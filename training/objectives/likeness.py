@@ -19,9 +19,12 @@ from torch import Tensor
 from idpersona.checkpoint import load_component
 from idpersona.encoders.differentiable import FaceDescriptor
 from idpersona.encoders.small_cnn import SmallFaceCNN
+from idpersona.training.keyed import StepKey
 from idpersona.training.weights import channels_last, require_folder
 
 Points = Tensor | None
+_SHAKEN = 61
+"""Stream of random numbers."""
 
 
 class Decodes(Protocol):
@@ -69,6 +72,28 @@ class _Reading:
 
     def _unlike(self, estimate: Tensor, wanted: Tensor, weight: Tensor, points: Points) -> Tensor:
         return (weight * (1 - F.cosine_similarity(self.read(estimate, points), wanted))).mean()
+
+
+def shaken(points: Tensor, key: StepKey, amount: float) -> Tensor:
+    """Keypoints [B, 5, 2] turned, scaled and shifted a little as a whole, by the key's random numbers.
+
+    What convinces a network at one exact place alone convinces nobody else: a loss that reads a face at
+    another place each time leaves less of that to be learnt (expectation over transformations,
+    arXiv:1707.07397).
+
+    Args:
+        amount: standard deviation of the turn in radians, of the size's logarithm, and of each shift in
+            distances between the eyes; 0 leaves them.
+    """
+    if not amount:
+        return points
+    turn, size, *shift = (amount * key.normal((4,), _SHAKEN).to(points)).T
+    apart = (points[:, 1] - points[:, 0]).norm(dim=1)
+    centre = points.mean(dim=1, keepdim=True)
+    cos, sin = size.exp() * turn.cos(), size.exp() * turn.sin()
+    moved = torch.stack([torch.stack([cos, sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1)
+    place = centre + (torch.stack(shift, dim=1) * apart[:, None])[:, None]
+    return (points - centre) @ moved + place
 
 
 class Likeness(_Reading):
