@@ -13,6 +13,9 @@ def exit_status(work: Callable[[], None]) -> int:
     or 143 where a signal ended it."""
     try:
         work()
+    except KeyboardInterrupt:
+        print("interrupted before the first step: the same command begins again", file=sys.stderr)
+        return 130
     except Interrupted as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return error.status

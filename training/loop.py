@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from idpersona.errors import BadInput, Interrupted
+from idpersona.errors import BadInput, IdPersonaError, Interrupted
 from idpersona.training.checkpoints import (
     State,
     checkpoint_folder,
@@ -34,7 +34,7 @@ from idpersona.training.ema import Ema
 from idpersona.training.interruption import Interruption
 from idpersona.training.keyed import StepKey, seed_modules
 from idpersona.training.optimisers import build_optimisers
-from idpersona.training.parallel import DeepSpeedStates, prepare
+from idpersona.training.parallel import DeepSpeedStates, check, prepare
 from idpersona.training.progress import Progress
 from idpersona.training.samples.drawing import Drawing
 from idpersona.training.samples.sheet import Samples
@@ -133,15 +133,22 @@ def train(
     main = accelerator.is_main_process
     parts = share_of(loop, accelerator)
 
+    check(accelerator, recipe, writes_only=objective.writes_only, looks=objective.check_every > 0)
+
     module = objective.trained.to(accelerator.device).train()
     if loop.checkpointing:
         objective.checkpoint_activations()
+    samples = Samples.open(recipe, objective, accelerator)
+    fresh = not (resume and latest_checkpoint(checkpoints))
+    if main and fresh:
+        keep_recipe(output, recipe, objective, accelerator, given)
+        # While the weights are whole in this process.
+        objective.begin(output)
+    accelerator.wait_for_everyone()
     config = recipe.optimiser
     optimiser = build_optimisers(module, config)
     run = prepare(accelerator, recipe, objective.loss, module, optimiser)
     sharded, states = is_sharded(module), DeepSpeedStates.of(accelerator, checkpoints)
-    if sharded and not objective.writes_only:
-        raise BadInput("FSDP: the weights of this objective cannot be sharded, it runs them when it exports")
     ema = Ema(module, loop.ema_decay)
     scaler = accelerator.scaler
     step = 0
@@ -149,18 +156,10 @@ def train(
         step = restore(checkpoints, recipe, module, None if states else optimiser, ema, scaler, tell=main)
         if states and step:
             states.load(step)
-    if sharded and recipe.samples:
-        raise BadInput(
-            "samples are drawn by one process, and FSDP leaves it a part of the weights: none here"
-        )
     if step and (last := latest_checkpoint(checkpoints)):
         objective.resumed(last)
-    samples = Samples.open(recipe, objective, accelerator)
-    if main:
+    if main and not fresh:
         keep_recipe(output, recipe, objective, accelerator, given)
-        if step == 0:
-            objective.begin(output)
-    accelerator.wait_for_everyone()
     start_trackers(accelerator, recipe)
 
     def averaged(write: Callable[[Path], None], folder: Path) -> None:
@@ -195,7 +194,7 @@ def train(
         every = objective.check_every if main else 0
         if not every or (step % every and step != loop.steps):
             return False
-        with _averaged(objective, ema):
+        with _averaged(objective, ema), progress.aside():
             return objective.enough(step)
 
     saved, signal = step, 0
@@ -207,7 +206,13 @@ def train(
         over = ended()
         while step < loop.steps and not (signal := _stop(accelerator, stop_at, interruption, over)):
             optimiser.set_learning_rate(rate := learning_rate(config, step, loop.steps))
-            figures = _gradients(accelerator, run, loop, step, parts)
+            try:
+                figures = _gradients(accelerator, run, loop, step, parts)
+            except IdPersonaError:
+                # A photo that cannot be read any more, for instance. Others may be in the middle of a step.
+                if accelerator.num_processes == 1 and saved != step:
+                    keep()
+                raise
             if not math.isfinite(figures["loss"]):
                 last = latest_checkpoint(checkpoints)
                 raise BadInput(

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType, DynamoBackend
 from torch import Tensor, nn
 
 from idpersona.errors import BadInput, CheckpointError
-from idpersona.training.config import Recipe
+from idpersona.training.config import LoopConfig, Recipe
 from idpersona.training.keyed import StepKey
 from idpersona.training.optimisers import Optimisers
 
@@ -53,21 +53,49 @@ def prepare(
 ) -> nn.Module:
     """The step as accelerate's configuration wants it, a module to be called with a StepKey.
 
-    The optimisers in ``optimiser`` are prepared in their place.
-
-    Raises:
-        BadInput: the recipe or the configuration asks for what sharding cannot do.
+    The optimisers in ``optimiser`` are prepared in their place. :func:`check` comes before.
     """
     kind, loop = accelerator.distributed_type, recipe.loop
     state: Any = accelerator.state
     autocast = None
+    if kind == DistributedType.FSDP:
+        # Every process has read the weights already.
+        state.fsdp_plugin.cpu_ram_efficient_loading = False
+    if kind == DistributedType.DEEPSPEED:
+        autocast = _set_up_deepspeed(accelerator, recipe)
+    step = Step(loss, trained, autocast)
+    step, *prepared = accelerator.prepare(step, *optimiser.each)
+    optimiser.each = list(prepared)
+    if loop.compile:
+        for network in _networks(trained):
+            network.compile(backend=loop.compile)
+    return step
+
+
+def check(accelerator: Accelerator, recipe: Recipe, *, writes_only: bool, looks: bool) -> None:
+    """Raise BadInput where the recipe or accelerate's configuration asks for what cannot be done together.
+
+    Args:
+        writes_only: the objective runs nothing of its weights when it saves and exports.
+        looks: it looks at its own pictures to say when the run ends.
+    """
+    kind, loop = accelerator.distributed_type, recipe.loop
+    state: Any = accelerator.state
     if state.dynamo_plugin.backend != DynamoBackend.NO:
         raise BadInput("accelerate's dynamo would compile the whole step: name the backend in loop.compile")
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise BadInput("FSDP 1 is not supported: set fsdp_version: 2 in accelerate's configuration")
     if kind == DistributedType.FSDP:
-        # Every process has read the weights already.
-        state.fsdp_plugin.cpu_ram_efficient_loading = False
+        if not writes_only:
+            raise BadInput(
+                "FSDP: the weights of this objective cannot be sharded, it runs them when it exports"
+            )
+        if looks or recipe.samples:
+            what = "stop_on" if looks else "samples"
+            raise BadInput(
+                f"{what}: pictures are drawn by one process, and FSDP leaves it a part of the weights: leave "
+                "it out"
+            )
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         if recipe.optimiser.muon:
             raise BadInput(
@@ -78,17 +106,11 @@ def prepare(
                 "optimiser.eight_bit keeps states that FSDP and DeepSpeed cannot cut: leave it out"
             )
     if kind == DistributedType.DEEPSPEED:
-        autocast = _set_up_deepspeed(accelerator, recipe)
-    step = Step(loss, trained, autocast)
-    step, *prepared = accelerator.prepare(step, *optimiser.each)
-    optimiser.each = list(prepared)
+        _check_deepspeed(state.deepspeed_plugin.deepspeed_config, loop)
     if loop.compile:
         known = torch.compiler.list_backends(exclude_tags=())
         if loop.compile not in known:
             raise BadInput(f"loop.compile: there is no backend {loop.compile}, only {', '.join(known)}")
-        for network in _networks(trained):
-            network.compile(backend=loop.compile)
-    return step
 
 
 def _networks(module: nn.Module) -> Iterator[nn.Module]:
@@ -100,15 +122,17 @@ def _networks(module: nn.Module) -> Iterator[nn.Module]:
         yield from _networks(part)
 
 
+def _check_deepspeed(config: Mapping[str, Any], loop: LoopConfig) -> None:
+    if config.get("zero_optimization", {}).get("stage", 0) == 3:
+        raise BadInput("DeepSpeed's ZeRO 3 is not supported: take ZeRO 2, or FSDP 2 to cut weights as well")
+    if loop.precision == "fp16":
+        raise BadInput("loop.precision fp16 is not supported with DeepSpeed: take bf16")
+
+
 def _set_up_deepspeed(accelerator: Accelerator, recipe: Recipe) -> torch.dtype | None:
     """Tell DeepSpeed what it wants to know of the recipe, and return the type of autocast."""
     state: Any = accelerator.state
-    config = state.deepspeed_plugin.deepspeed_config
-    if config.get("zero_optimization", {}).get("stage", 0) == 3:
-        raise BadInput("DeepSpeed's ZeRO 3 is not supported: take ZeRO 2, or FSDP 2 to cut weights as well")
-    loop = recipe.loop
-    if loop.precision == "fp16":
-        raise BadInput("loop.precision fp16 is not supported with DeepSpeed: take bf16")
+    config, loop = state.deepspeed_plugin.deepspeed_config, recipe.loop
     config["train_micro_batch_size_per_gpu"] = loop.batch_size // accelerator.num_processes // loop.accumulate
     config["gradient_clipping"] = recipe.optimiser.clip
     config["zero_allow_untested_optimizer"] = True

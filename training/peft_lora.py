@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 
-from idpersona.errors import MissingWeights
+from idpersona.errors import BadInput, MissingWeights
 
 
 def require_peft() -> None:
@@ -20,8 +20,17 @@ def require_peft() -> None:
 
 
 def add_lora(unet: Any, rank: int, targets: Sequence[str]) -> None:
-    """Put a LoRA into the layers of ``unet`` whose names end in one of ``targets``; it adds nothing yet."""
+    """Put a LoRA into the layers of ``unet`` whose names end in one of ``targets``; it adds nothing yet.
+
+    Raises:
+        BadInput: one of them is no layer's name.
+    """
     from peft import LoraConfig
+
+    names = [f".{name}" for name, _ in unet.named_modules()]
+    for target in targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise BadInput(f"objective.targets: no layer of the U-Net is called {target}")
 
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, ProjectConfiguration
 from pydantic import BaseModel, ConfigDict
 
 from idpersona.errors import BadInput
@@ -50,13 +51,15 @@ def start_accelerator(loop: LoopConfig, output: Path) -> Accelerator:
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     # Which parameters a sample reaches differs: not every process draws faces, not every step.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # The others wait while one draws: pictures of a class, samples.
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     try:
         return Accelerator(
             mixed_precision="no" if deepspeed else loop.precision,
             gradient_accumulation_steps=loop.accumulate,
             log_with=list(_trackers(loop)) or None,
             project_config=place,
-            kwargs_handlers=[unused],
+            kwargs_handlers=[unused, patient],
         )
     except ValueError as error:  # a precision that this device does not have
         raise BadInput(f"loop: {error}") from error

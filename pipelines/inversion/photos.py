@@ -30,7 +30,7 @@ def canvas_of(pipe: Any, size: tuple[int, int] | None = None) -> tuple[int, int]
     if any(side < step or side % step for side in size):
         near = "x".join(str(max(step, round(side / step) * step)) for side in size)
         raise BadInput(
-            f"this base edits pictures whose sides are multiples of {step}, not {size[0]}x{size[1]}: "
+            f"this base takes pictures whose sides are multiples of {step}, not {size[0]}x{size[1]}: "
             f"take {near}"
         )
     return size

@@ -24,6 +24,7 @@ from idpersona.training.data.builder.vectors import write_shard
 from idpersona.training.data.paired import PairedPhotos
 from idpersona.training.keyed import StepKey
 from idpersona.training.objectives import build_objective
+from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.plan import plan
 from idpersona.training.run import find_recipe, run_recipe
 
@@ -193,3 +194,20 @@ def test_a_plan_follows_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
         plan(recipe, processes=7)
     assert main(["train", "wplus-1", "--plan"]) == 2
     assert "instantid on sd15 or sdxl" in capsys.readouterr().err
+
+
+def test_photos_of_the_embedded_model_are_for_bases_of_its_size(recipe: Any) -> None:
+    with pytest.raises(BadInput, match="name a dataset"):
+        build_objective(load_recipe(recipe(dataset=None)))
+
+
+def test_a_base_in_half_precision_draws_and_tells_alike(base: Path) -> None:
+    model = LatentModel.open(base, dtype="bf16")
+    with model.drawing():
+        drawn: Any = model.pipe("a person", num_inference_steps=1, height=64, width=64)
+    assert np.isfinite(np.asarray(drawn.images[0])).all()
+    # In autocast first, or outside of it: what is kept is the same.
+    told = [LatentModel.open(base), LatentModel.open(base)]
+    with torch.autocast("cpu", torch.bfloat16):
+        within = told[0].tell(["a person"]).text
+    assert within.dtype == torch.float32 and torch.equal(within, told[1].tell(["a person"]).text)

@@ -208,3 +208,12 @@ def test_only_a_trained_adapter_is_rewarded(write: Any, tmp_path: Path) -> None:
     recipe = load_recipe(write()).model_copy(update={"init_from": None})
     with pytest.raises(BadInput, match="init_from"):
         build_objective(recipe)
+
+
+def test_it_is_watched_and_checkpointed_as_the_adapter_is(write: Any) -> None:
+    objective = build(write())
+    with objective.drawing() as drawing:
+        assert drawing.adapter is objective.inner.adapter
+    objective.checkpoint_activations()
+    assert objective.inner.unet.is_gradient_checkpointing
+    objective.loss(KEY)[0].backward()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from idpersona.errors import BadInput, CheckpointError
+from idpersona.errors import BadInput, CheckpointError, PhotoError
 from idpersona.training.checkpoints import latest_checkpoint
 from idpersona.training.config import LoopConfig, OptimiserConfig, Recipe
 from idpersona.training.keyed import StepKey
@@ -289,3 +289,21 @@ def test_compiled_networks_take_the_same_steps(tmp_path, nested):
 def test_a_compiler_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"loop.compile: .*nonsense"):
         train(recipe(tmp_path, compile="nonsense"), Line())
+
+
+class Unreadable(Line):
+    def loss(self, key):
+        if key.step == 4:
+            raise PhotoError("photo.png cannot be read")
+        return super().loss(key)
+
+
+def test_a_photo_that_cannot_be_read_loses_no_step(tmp_path):
+    with pytest.raises(PhotoError, match=r"photo\.png"):
+        train(recipe(tmp_path), Unreadable())
+    assert latest_checkpoint(tmp_path / "checkpoints").name == "step-4"
+    mended, whole = Line(), Line()
+    train(recipe(tmp_path), mended, resume=True)
+    train(recipe(tmp_path / "whole"), whole)
+    for name, value in whole.exported.items():
+        assert torch.equal(value, mended.exported[name]), name

@@ -164,3 +164,34 @@ def test_what_is_missing_is_said(write: Any, tmp_path: Path) -> None:
         FaceReader.open(str(tmp_path / "none.pth"))
     with pytest.raises(BadInput, match="no photos in"):
         build(write(photos=str(tmp_path)))
+
+
+def test_person_and_class_come_in_turn_in_batches_of_one(write: Any) -> None:
+    objective = build(write())
+    seen = [set(objective.loss(StepKey(0, step, range(1), 1))[1]) & {"mse", "prior"} for step in range(4)]
+    assert seen == [{"mse"}, {"prior"}] * 2
+
+
+def test_a_bank_of_others_is_read_photo_by_photo(write: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from idpersona.images import open_photo
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    with pytest.raises(BadInput, match=r"objective\.bank: no face is found in the photos"):
+        build(write(identity="contrast", bank=str(tmp_path)))
+    for n in (3, 4):
+        open_photo(f"sample:person-{n}").save(tmp_path / f"{n}.png")
+    objective = build(write(identity="contrast", bank=str(tmp_path), class_pictures=0))
+    assert objective.others.shape == (2, 128) and "unlike" in objective.loss(KEY)[1]
+    with pytest.raises(BadInput, match=r"objective\.bank: .*none is no folder"):
+        build(write(identity="contrast", bank=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"targets": ["to_k", "attn3.to_k"]}, r"called attn3\.to_k"), ({"size": 100}, "take 96x96")],
+)
+def test_what_the_base_cannot_do_is_said_at_once(write: Any, changes: Any, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        build(write(**changes))

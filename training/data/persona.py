@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from idpersona.encoders import DEFAULT_ENCODER, get_encoder
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, NoFaceFound
 from idpersona.images import open_photo
 from idpersona.pipelines.inversion.photos import fit_photo, fit_points
 from idpersona.training.data.framing import frame
@@ -64,7 +64,8 @@ def read_portraits(
 
     Raises:
         PhotoError: a photo cannot be read.
-        BadInput: a face that is needed is missing; says which photo.
+        NoFaceFound: a face that is needed is missing; says in which photo.
+        BadInput: it is not in the picture.
     """
     found: list[Portrait] = []
     for photo in photos:
@@ -73,7 +74,7 @@ def read_portraits(
         points = find_points(image)
         if points is None:
             if needed or face:
-                raise BadInput(f"no face is found in {name}: leave it out, or give a sharper photo")
+                raise NoFaceFound(name)
             found.append(Portrait(fit_photo(image, size), None))
             continue
         if face:

@@ -11,6 +11,8 @@ import torch
 from idpersona.errors import BadInput, PhotoError
 from idpersona.provenance import read_settings, write_png
 
+_TURNS = 10
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -30,7 +32,8 @@ class Drawn:
 
 
 class Prior:
-    """``count`` pictures of a class in ``folder``, the seed of each being its number.
+    """``count`` pictures of a class in ``folder``, the seed of each being its number, or that and a multiple
+    of ``count`` where a safety checker objects.
 
     Several trainings may share them; pictures that were drawn in another way are not taken.
     """
@@ -44,14 +47,14 @@ class Prior:
 
     def check(self) -> None:
         """Raise BadInput where one that is there already was drawn in another way."""
-        for n, path in enumerate(self.files):
+        wanted = self._about()
+        for path in self.files:
             if not path.is_file():
                 continue
             try:
                 found = read_settings(path)
             except PhotoError as error:
                 raise BadInput(f"class pictures: {error}; choose an empty folder") from error
-            wanted = self._about(n)
             other = sorted(name for name in wanted if found.get(name) != wanted[name])
             if other:
                 raise BadInput(
@@ -66,16 +69,25 @@ class Prior:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             width, height = self.drawn.size
-            picture = pipe(
-                self.drawn.prompt,
-                num_inference_steps=self.drawn.steps,
-                guidance_scale=self.drawn.guidance,
-                width=width,
-                height=height,
-                generator=torch.Generator().manual_seed(n),
-            ).images[0]
+            for turn in range(_TURNS):
+                drawn = pipe(
+                    self.drawn.prompt,
+                    num_inference_steps=self.drawn.steps,
+                    guidance_scale=self.drawn.guidance,
+                    width=width,
+                    height=height,
+                    generator=torch.Generator().manual_seed(n + turn * self.count),
+                )
+                # What a safety checker objects to comes back black.
+                if not any(getattr(drawn, "nsfw_content_detected", None) or ()):
+                    break
+            else:
+                raise BadInput(
+                    f"the safety checker objects to all of '{self.drawn.prompt}': choose another prompt"
+                )
+            picture = drawn.images[0]
             # Two trainings may come to it at once; their pictures are the same.
-            write_png(picture.convert("RGB"), path, self._about(n), force=True)
+            write_png(picture.convert("RGB"), path, self._about(), force=True)
 
-    def _about(self, n: int) -> dict[str, Any]:
-        return asdict(self.drawn) | {"size": list(self.drawn.size), "seed": n}
+    def _about(self) -> dict[str, Any]:
+        return asdict(self.drawn) | {"size": list(self.drawn.size)}

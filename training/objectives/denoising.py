@@ -48,7 +48,7 @@ class Schedule:
     """
 
     def __init__(self, config: Mapping[str, Any]):
-        scheduler: Any = DDIMScheduler.from_config(dict(config))
+        scheduler: Any = DDIMScheduler.from_config(dict(config), clip_sample=False, thresholding=False)
         self.config = dict(scheduler.config)
         self.alphas: Tensor = scheduler.alphas_cumprod
         self.kind = str(self.config["prediction_type"])

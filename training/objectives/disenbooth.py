@@ -3,7 +3,7 @@
 An adapter makes of a photo's embedding a vector that is added to every token of the prompt; so the photo's
 pose and background need not be learnt as part of the words. The prompt alone has to do as well, if with
 little weight (weak denoising), and the two must not say the same (contrast). Afterwards the LoRA is used with
-the prompt alone; the adapter beside it can put a photo's surroundings back.
+the prompt alone. The adapter is kept beside it; no pipeline puts a photo's surroundings back by it yet.
 """
 
 from __future__ import annotations
@@ -50,10 +50,11 @@ class ImageAdapter(ModelMixin, ConfigMixin):
     """Embeddings of pictures [B, dim] to what is added to each token of a prompt, [B, 1, width].
 
     A learnt mask of the channels, a small network with a residual, and a projection where the widths differ.
+    ``encoder`` is what reads the pictures.
     """
 
     @register_to_config
-    def __init__(self, dim: int, width: int):
+    def __init__(self, dim: int, width: int, encoder: str = ""):
         super().__init__()
         self.mask = nn.Parameter(torch.zeros(dim))
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))

@@ -58,7 +58,9 @@ class FaceReader:
         """Unit embeddings float32 [B, D]."""
         network: Any = self.network
         points = keypoints.detach().cpu().numpy() if isinstance(keypoints, Tensor) else np.asarray(keypoints)
-        return F.normalize(network.to(pictures.device)(pictures.float(), points).float(), dim=1)
+        # bfloat16 would blur what tells two people apart.
+        with torch.autocast(pictures.device.type, enabled=False):
+            return F.normalize(network.to(pictures.device)(pictures.float(), points).float(), dim=1)
 
     def where_found(self, pictures: Tensor, points: Sequence[np.ndarray | None], dim: int) -> Tensor:
         """As :meth:`__call__`, [B, ``dim``]; zeros, whose gradient is 0, where there is no face."""

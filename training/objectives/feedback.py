@@ -30,6 +30,8 @@ from idpersona.training.objectives.rewards import (
     Wanted,
 )
 
+_AT_ONCE = 8
+"""Pictures drawn together to be looked at."""
 Points = Sequence[np.ndarray | None] | None
 
 
@@ -38,7 +40,8 @@ class FeedbackConfig(BaseModel):
 
     Attributes:
         weight: of the identity loss, 1 - cosine of the drawn face to the person's. Published are 0.2 for it
-            and 0.001 for the aesthetic reward; optimisers such as Adam see their ratio only, which is kept.
+            and 0.001 for the aesthetic reward. Where rewards are the whole loss, optimisers such as Adam see
+            their ratio only, which is kept; beside a persona's denoising error, give what is published.
         reader: network of that loss: dlib, or the file of an ArcFace network.
         align: ``target`` looks for the face where the model was told to draw it; ``detect`` finds it in the
             decoded estimate, and a picture without a face counts nothing. None: as the model allows.
@@ -81,7 +84,7 @@ class FeedbackConfig(BaseModel):
             raise ValueError("aesthetic_head and text need clip, the folder of a CLIP model")
         if self.clip is not None and not reads_clip:
             raise ValueError("clip is for aesthetic_head or text: name the one, or give the other a weight")
-        if self.stop_on is not None and _same(self.stop_on, self.reader):
+        if self.stop_on is not None and same_network(self.stop_on, self.reader):
             raise ValueError(f"stop_on must be another network than the reader, {self.reader}")
         return self
 
@@ -178,14 +181,14 @@ class Feedback:
         return loss, figures
 
     @torch.no_grad()
-    def look(self, predictor: Callable[[], Predict], people: Tensor, points: Points) -> Tensor:
-        """What ``stop_on`` reads in pictures drawn to the end, always from the same noise.
+    def look(self, predictor: Callable[[], Predict], people: Tensor, points: Points, key: StepKey) -> Tensor:
+        """What ``stop_on`` reads in pictures drawn to the end without guidance, from the noise of ``key``.
 
         ``people`` [B, D] is how it sees those who are drawn. Returns unit embeddings float32 [B, D], zeros
         where there is no face.
         """
         assert self.witness is not None
-        drawn = self._draw(predictor, look_key(len(people)), people.device, self.config.steps - 1)
+        drawn = self._draw(predictor, key, people.device, self.config.steps - 1)
         pictures = self.decode(drawn.estimate()).clamp(-1, 1)
         places = find_faces(pictures) if points is None else points
         return self.witness.where_found(pictures, places, people.shape[1])
@@ -199,7 +202,7 @@ class Feedback:
     @torch.no_grad()
     def _at_start(self, predictor: Callable[[], Predict], drawn: Drawn) -> Tensor:
         """What the weights at the start predict for the same noisy latents."""
-        start = {name: value.to(drawn.noisy.device) for name, value in self._start.items()}
+        start = self._start = {name: value.to(drawn.noisy.device) for name, value in self._start.items()}
 
         def predict() -> Tensor:
             return predictor()(drawn.noisy, drawn.timesteps)
@@ -208,10 +211,13 @@ class Feedback:
         return found
 
 
-def look_key(count: int) -> StepKey:
-    """Names the choices and the noise of ``count`` pictures to look at: a step that no run reaches."""
-    return StepKey(0, 2**31 - 1, range(count), count)
+def look_keys(count: int) -> list[StepKey]:
+    """Names the choices and the noise of ``count`` pictures to look at, some at a time: a step that no run
+    reaches."""
+    rows = [range(first, min(first + _AT_ONCE, count)) for first in range(0, count, _AT_ONCE)]
+    return [StepKey(0, 2**31 - 1, part, count) for part in rows]
 
 
-def _same(one: str, other: str) -> bool:
+def same_network(one: str, other: str) -> bool:
+    """Whether two names of networks mean one."""
     return one == other or Path(one).resolve() == Path(other).resolve()

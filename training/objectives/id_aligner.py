@@ -7,6 +7,7 @@ its recipe has it); of that, only its losses are not taken.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,11 @@ from idpersona.errors import BadInput
 from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.face_reader import FaceReader
-from idpersona.training.objectives.feedback import Feedback, FeedbackConfig, Points, look_key
+from idpersona.training.objectives.feedback import Feedback, FeedbackConfig, Points, look_keys
 from idpersona.training.objectives.injection import InjectionObjective
 from idpersona.training.objectives.injection_data import FaceInjection, InjectionBatch
 from idpersona.training.objectives.stopping import Stopping
+from idpersona.training.samples.drawing import Drawing
 
 
 class IdAlignerConfig(FeedbackConfig):
@@ -79,11 +81,24 @@ class IdAlignerObjective(Objective):
         a difference of cosines, those of pictures without a face being 0."""
         reader, inner = self.feedback.witness, self.inner
         assert reader is not None
-        batch = self.held_out.batch(look_key(self.config.stop_pictures)).to(inner.device)
-        text, people = inner.encode(batch), self._people(reader, batch)
-        seen = self.feedback.look(lambda: inner.predictor(batch, text), people, self._points(batch))
+        looks, faces = list[Tensor](), list[Tensor]()
+        for key in look_keys(self.config.stop_pictures):
+            batch = self.held_out.batch(key).to(inner.device)
+            faces.append(self._people(reader, batch))
+            looks.append(self._look(batch, faces[-1], key))
+        seen, people = torch.cat(looks), torch.cat(faces)
         own, others = ((seen * known).sum(dim=1).mean() for known in (people, people.roll(1, 0)))
         return float(own - others)
+
+    def _look(self, batch: InjectionBatch, people: Tensor, key: StepKey) -> Tensor:
+        text = self.inner.encode(batch)
+        return self.feedback.look(lambda: self.inner.predictor(batch, text), people, self._points(batch), key)
+
+    def checkpoint_activations(self) -> None:
+        self.inner.checkpoint_activations()
+
+    def drawing(self) -> AbstractContextManager[Drawing]:
+        return self.inner.drawing()
 
     def save(self, folder: Path) -> None:
         """The adapter itself, and what is known of its score."""

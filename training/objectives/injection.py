@@ -32,7 +32,7 @@ from idpersona.training.objectives.injection_data import (
     InjectionConfig,
     InjectionData,
 )
-from idpersona.training.objectives.latent_model import LatentModel
+from idpersona.training.objectives.latent_model import LatentModel, require_small
 from idpersona.training.objectives.likeness import FaceLikeness, IdentityLoss, Likeness, shaken
 from idpersona.training.samples.drawing import Drawing
 
@@ -70,6 +70,7 @@ class InjectionObjective(Objective):
 
     def samples(self) -> InjectionData:
         """What it is trained on."""
+        require_small(self.model)
         return FaceInjection(self.config, self.model.schedule.timesteps)
 
     def hold(self, adapter: Adapter) -> None:
@@ -129,7 +130,8 @@ class InjectionObjective(Objective):
     @contextmanager
     def drawing(self) -> Iterator[Drawing]:
         model = self.model.to(self.device)
-        yield Drawing(model.pipe, self.adapter, self.read)
+        with model.drawing():
+            yield Drawing(model.pipe, self.adapter, self.read)
 
     @property
     def device(self) -> torch.device:

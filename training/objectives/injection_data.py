@@ -69,6 +69,8 @@ class InjectionConfig(BaseModel):
     def _one_reader(self) -> Self:
         if self.latent_descriptor and self.face_descriptor:
             raise ValueError("name a latent_descriptor or a face_descriptor, not both")
+        if self.shake and not self.face_descriptor:
+            raise ValueError("shake is of face_descriptor: name one")
         return self
 
 

@@ -7,7 +7,8 @@ and decoder.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +20,11 @@ from transformers import PreTrainedModel
 from idpersona.attention.kernels import Kernel, eager, sdpa
 from idpersona.errors import BadInput
 from idpersona.pipelines import load_base
-from idpersona.pipelines.base import native_size, require_text_to_image
+from idpersona.pipelines.base import require_text_to_image
 from idpersona.pipelines.inversion.denoiser import Denoiser
+from idpersona.pipelines.inversion.photos import canvas_of
 from idpersona.seams.latent import Told
+from idpersona.training.data.framing import SIDE
 from idpersona.training.objectives.denoising import Schedule
 from idpersona.training.weights import channels_last
 
@@ -41,16 +44,18 @@ class LatentModel:
         kernel: attention for layers beside its own.
 
     Raises:
-        BadInput: the pipeline takes a picture of its own, or its prediction type cannot be trained on.
+        BadInput: the pipeline takes a picture of its own, its prediction type cannot be trained on, or it
+            cannot draw pictures of that size.
     """
 
     def __init__(self, pipe: Any, size: tuple[int, int] | None = None):
         require_text_to_image(pipe)
+        size = canvas_of(pipe, size)
         pipe.set_progress_bar_config(disable=True)
         for part in pipe.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False)
-        self.pipe, self.size = pipe, size or native_size(pipe)
+        self.pipe, self.size = pipe, size
         self.schedule = Schedule(pipe.scheduler.config)
         self._told: OrderedDict[str, Told] = OrderedDict()
         channels_last(pipe.unet)
@@ -100,7 +105,9 @@ class LatentModel:
             BadInput: they are no numbers (an autoencoder that overflows in half precision).
         """
         vae = self.pipe.vae
-        encoded = vae.encode(pictures.to(vae.dtype).contiguous(memory_format=torch.channels_last))
+        values = pictures.to(vae.device, vae.dtype).contiguous(memory_format=torch.channels_last)
+        with self._no_fp16():
+            encoded = vae.encode(values)
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         latents = (latents.float() - self._shift) * vae.config["scaling_factor"]
         if not bool(torch.isfinite(latents).all()):
@@ -112,7 +119,22 @@ class LatentModel:
         vae = self.pipe.vae
         values = latents / vae.config["scaling_factor"] + self._shift
         values = values.to(vae.dtype).contiguous(memory_format=torch.channels_last)
-        return vae.decode(values).sample.float()
+        with self._no_fp16():
+            return vae.decode(values).sample.float()
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """A scope in which the pipeline can draw though its autoencoder is kept in another type."""
+        kind = self.unet.device.type
+        with torch.autocast(kind, self.unet.dtype, enabled=self.unet.dtype != self.pipe.vae.dtype):
+            yield
+
+    def _no_fp16(self) -> AbstractContextManager[Any]:
+        """Autoencoders overflow in half precision, also by autocast; bfloat16 has the range of float32."""
+        kind = self.pipe.vae.device.type
+        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16:
+            return torch.autocast(kind, enabled=False)
+        return nullcontext()
 
     @torch.no_grad()
     def tell(self, texts: Sequence[str]) -> Told:
@@ -124,12 +146,14 @@ class LatentModel:
         for text in dict.fromkeys(texts):
             if text in self._told:
                 continue
-            embeds: Any = self.pipe.encode_prompt(
-                prompt=text,
-                device=self.pipe.unet.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
+            # What is kept must not depend on who asked first, within autocast or outside of it.
+            with torch.autocast(self.pipe.unet.device.type, enabled=False):
+                embeds: Any = self.pipe.encode_prompt(
+                    prompt=text,
+                    device=self.pipe.unet.device,
+                    num_images_per_prompt=1,
+                    do_classifier_free_guidance=False,
+                )
             # SDXL gives the pooled embeddings third, SD1.5 has none.
             self._told[text] = Told(embeds[0][0].float(), embeds[2][0].float() if len(embeds) > 2 else None)
         rows = [self._told[text] for text in texts]
@@ -158,3 +182,13 @@ class LatentModel:
     @property
     def _shift(self) -> float:
         return float(self.pipe.vae.config.get("shift_factor") or 0.0)
+
+
+def require_small(model: LatentModel) -> None:
+    """Raise BadInput where ``model`` draws other pictures than the embedded model's, whose photos are asked
+    for."""
+    if model.size != (SIDE, SIDE):
+        raise BadInput(
+            f"objective.base draws {model.size[0]}x{model.size[1]}, and the embedded model's photos are "
+            f"{SIDE}x{SIDE}: name a dataset (InstantID takes one), or a base of that size"
+        )

@@ -23,7 +23,7 @@ from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import denoise
 from idpersona.training.objectives.diffusion_data import CaptionedFaces
-from idpersona.training.objectives.latent_model import LatentModel
+from idpersona.training.objectives.latent_model import LatentModel, require_small
 from idpersona.training.parts import TrainedParameters
 from idpersona.training.peft_lora import add_lora, require_peft, save_lora
 from idpersona.training.samples.drawing import Drawing
@@ -67,6 +67,7 @@ class LoraObjective(Objective):
         require_peft()
         self.config = config
         self.model = LatentModel.open(config.base)
+        require_small(self.model)
         self.unet = self.model.unet
         self.data = CaptionedFaces(config.labeler)
         rows = [n for n, known in enumerate(self.data.attributes) if known.get(config.attribute)]

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from idpersona.errors import BadInput
+from idpersona.errors import BadInput, NoFaceFound
 from idpersona.images import open_photo
 from idpersona.pixels import to_tensor
 from idpersona.seams.checkpointing import checkpoint_blocks
@@ -37,7 +37,7 @@ from idpersona.training.loop import Objective
 from idpersona.training.objectives.denoising import Denoised, Predict, denoise
 from idpersona.training.objectives.disenbooth import ImageAdapter, embed_pictures, overlap
 from idpersona.training.objectives.face_reader import FaceReader, contrast, find_faces, portrait, triplet
-from idpersona.training.objectives.feedback import Feedback, FeedbackConfig
+from idpersona.training.objectives.feedback import Feedback, FeedbackConfig, look_keys
 from idpersona.training.objectives.latent_model import LatentModel
 from idpersona.training.objectives.persona_config import PersonaConfig
 from idpersona.training.objectives.stopping import Stopping
@@ -99,14 +99,17 @@ class PersonaObjective(Objective):
             photo_files(config.photos), self.model.size, face=face, needed=wanted and config.align == "target"
         )
         self.reader = FaceReader.open(config.reader) if wanted else None
+        self._bank: Tensor | None = None
         if self.reader is not None:
             self.wanted = self._person(self.reader)
+            if config.bank and config.identity in ("triplet", "contrast"):
+                self._bank = self._read_bank(config.bank)
         add_lora(self.model.unet, config.rank, config.targets)
         self.image_adapter: Any = None
         if config.disenbooth is not None:
             self._shown = embed_pictures(config.disenbooth.encoder, [p.picture for p in self.portraits])
             width = self.model.tell([config.prompt]).text.shape[-1]
-            self.image_adapter = ImageAdapter(self._shown.shape[1], width)
+            self.image_adapter = ImageAdapter(self._shown.shape[1], width, config.disenbooth.encoder)
         parts: Any = self.model.unet
         if self.image_adapter is not None:
             parts = nn.ModuleDict({"unet": self.model.unet, "image_adapter": self.image_adapter})
@@ -139,14 +142,29 @@ class PersonaObjective(Objective):
     @cached_property
     def others(self) -> Tensor:
         """Unit embeddings of other people, float32 [N, D]."""
-        people = self.prior
-        if self.config.bank:
-            files, face = photo_files(self.config.bank)[:_BANK], self.config.crop == "face"
-            people = read_portraits(files, self.model.size, face=face, needed=False)
-        if not any(person.keypoints is not None for person in people):
+        if self._bank is not None:
+            return self._bank
+        if not any(person.keypoints is not None for person in self.prior):
             raise BadInput(f"objective.identity {self.config.identity}: no face of anybody else was found")
         assert self.reader is not None
-        return self._embed(self.reader, people)
+        return self._embed(self.reader, self.prior)
+
+    def _read_bank(self, folder: str) -> Tensor:
+        """Photo by photo, as there are thousands; those without a face are left out."""
+        assert self.reader is not None
+        if not Path(folder).is_dir():
+            raise BadInput(f"objective.bank: {folder} is no folder of photos")
+        face, found = self.config.crop == "face", list[Tensor]()
+        for file in photo_files(folder)[:_BANK]:
+            try:
+                people = read_portraits([file], self.model.size, face=face, needed=False)
+            except NoFaceFound:
+                continue
+            if people[0].keypoints is not None:
+                found.append(self._embed(self.reader, people))
+        if not found:
+            raise BadInput(f"objective.bank: no face is found in the photos of {folder}")
+        return torch.cat(found)
 
     @cached_property
     def _class(self) -> Tensor:
@@ -218,10 +236,16 @@ class PersonaObjective(Objective):
         of pictures without a face being 0."""
         assert self.feedback is not None
         count = self.feedback.config.stop_pictures
-        told = self.model.to(self._device).tell([self.config.prompt] * count)
-        people = self.known.to(self._device).expand(count, -1)
-        seen = self.feedback.look(lambda: self._predictor(told), people, None)
-        return float((seen * people).sum(dim=1).mean())
+        model, known, total = self.model.to(self._device), self.known.to(self._device), 0.0
+        for key in look_keys(count):
+            told = model.tell([self.config.prompt] * len(key.indices))
+            people = known.expand(len(key.indices), -1)
+            total += float((self._look(told, people, key) * people).sum())
+        return total / count
+
+    def _look(self, told: Told, people: Tensor, key: StepKey) -> Tensor:
+        assert self.feedback is not None
+        return self.feedback.look(lambda: self._predictor(told), people, None, key)
 
     def resumed(self, checkpoint: Path) -> None:
         if self.stopping is not None:
@@ -253,7 +277,8 @@ class PersonaObjective(Objective):
     def _choose(self, key: StepKey, index: int) -> tuple[bool, int, float]:
         """Whether a sample is of the person, which picture it is, and its place in 0..1 of the timesteps."""
         rng = key.rng(index)
-        mine = not self.prior or index % 2 == 0
+        # Counted through the steps, so that both come in turn in batches of one as well.
+        mine = not self.prior or (key.step * key.total + index) % 2 == 0
         row = int(rng.integers(len(self.portraits if mine else self.prior)))
         return mine, row, float(rng.random())
 
@@ -324,10 +349,16 @@ class PersonaObjective(Objective):
         if not known:
             raise BadInput("no face is found in any of the photos: give sharper ones")
         pictures = to_tensor([np.asarray(person.picture) for person in known])
-        return reader(pictures, np.stack([p.keypoints for p in known]))  # type: ignore[arg-type]
+        points = np.stack([p.keypoints for p in known])  # type: ignore[arg-type]
+        # Some at a time: a handful of photos, or a hundred large pictures of the class.
+        rows = [
+            reader(pictures[n : n + 8].to(self.model.unet.device), points[n : n + 8])
+            for n in range(0, len(known), 8)
+        ]
+        return torch.cat(rows).cpu()
 
     def _latents(self, people: list[Portrait]) -> Tensor:
         if not people:
             return torch.zeros(0)
         rows = [self.model.encode(to_tensor([np.asarray(p.picture.convert("RGB"))])) for p in people]
-        return torch.cat(rows)
+        return torch.cat(rows).cpu()

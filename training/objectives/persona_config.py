@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from idpersona.training.objectives.disenbooth import DisenBoothConfig
 from idpersona.training.objectives.face_reader import DLIB
-from idpersona.training.objectives.feedback import FeedbackConfig
+from idpersona.training.objectives.feedback import FeedbackConfig, same_network
 
 IdentityKind = Literal["none", "portrait", "triplet", "contrast"]
 
@@ -75,6 +75,10 @@ class PersonaConfig(BaseModel):
     def _rewarded_where_found(self) -> Self:
         if self.reward is not None and self.reward.align == "target":
             raise ValueError("reward.align: a prompt does not say where a face is drawn: set it to detect")
-        if self.reward is not None and self.identity != "none" and self.reward.stop_on == self.reader:
+        if (
+            self.reward is not None
+            and self.identity != "none"
+            and (self.reward.stop_on is not None and same_network(self.reward.stop_on, self.reader))
+        ):
             raise ValueError(f"reward.stop_on must be another network than the reader, {self.reader}")
         return self

@@ -117,7 +117,7 @@ class TextSimilarity:
         told = self.tokenizer(
             list(wanted.texts), padding=True, truncation=True, max_length=most, return_tensors="pt"
         ).to(pictures.device)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(pictures.device.type, enabled=False):
             read = self.text.to(pictures.device)(told.input_ids, told.attention_mask).text_embeds
         return (_seen(self.clip, pictures) * F.normalize(read.float(), dim=1)).sum(dim=1)
 
@@ -138,6 +138,6 @@ def _seen(clip: Any, pictures: Tensor) -> Tensor:
         square = F.interpolate(square, (side, side), mode="bicubic", antialias=True).clamp(-1, 1)
     mean, spread = (torch.tensor(part, device=square.device).view(1, 3, 1, 1) for part in CLIP)
     values = (square / 2 + 0.5 - mean) / spread
-    # In full precision also within autocast, as faces are read.
+    # In full precision also within autocast, as faces and prompts are read.
     with torch.autocast(square.device.type, enabled=False):
         return F.normalize(clip.to(square.device)(values).image_embeds.float(), dim=1)
