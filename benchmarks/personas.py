@@ -91,7 +91,10 @@ def write_recipe(place: Path, fields: dict[str, Any], photos: Path, steps: int |
     recipe["output"] = str(place)
     path = place.with_suffix(".yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    text = yaml.safe_dump(recipe)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise BadInput(f"{path} was trained with other settings: choose another output, or another name")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -104,9 +107,10 @@ def train(place: Path, recipe: Path) -> None:
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
+    last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     if done.returncode:
-        raise BadInput(f"{recipe}: {done.stderr.strip().splitlines()[-1]}")
-    print(f"trained {place}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+        raise BadInput(f"{recipe}: {last}")
+    print(f"trained {place}: {last}", file=sys.stderr, flush=True)
 
 
 def as_taught(prompt: str) -> str:
@@ -224,7 +228,10 @@ def main() -> None:
     everything = {way: {key: v.tolist() for key, v in found.items()} for way, found in figures.items()}
     with atomic_output(place / "personas.json", force=True) as path:
         path.write_text(
-            json.dumps({"people": [s.name for s in subjects], "ways": ways} | everything, indent=1)
+            json.dumps(
+                {"people": [s.name for s in subjects], "ways": ways, "steps": given.steps} | everything,
+                indent=1,
+            )
         )
     write_png(
         contact_sheet(strips, names=["photo", *figures]),
