@@ -235,12 +235,17 @@ def state(objective: Any, pipe: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("method", [*METHODS, "lora", "diffusion"])
-def test_nothing_is_left_behind(method: str, recipe_of: Any, other_recipes: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [*METHODS, "lora", "diffusion", "persona"])
+def test_nothing_is_left_behind(
+    method: str, recipe_of: Any, other_recipes: Any, persona: Any, tmp_path: Path
+) -> None:
     samples = SAMPLES if method != "lora" else ALONE
-    path = (
-        recipe_of(method, samples=samples) if method in METHODS else other_recipes(tmp_path, method, samples)
-    )
+    if method in METHODS:
+        path = recipe_of(method, samples=samples)
+    elif method == "persona":
+        path = persona(samples)
+    else:
+        path = other_recipes(tmp_path, method, samples)
     recipe = load_recipe(path)
     objective: Any = build_objective(recipe)
     objective.trained.eval()
