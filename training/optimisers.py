@@ -77,7 +77,7 @@ class Optimisers:
     """
 
     def __init__(self, optimisers: list[Any], aliases: list[tuple[nn.Parameter, nn.Parameter]]):
-        """``aliases``: parameter and the matrix over the same memory that one of the optimisers moves."""
+        """``aliases``: parameter, and the matrix through which one of the optimisers moves it."""
         self.each = optimisers
         self._aliases = aliases
         # Kept beside the groups, which are those of the checkpoint after a resumption.
@@ -91,6 +91,8 @@ class Optimisers:
 
     def step(self) -> None:
         for parameter, matrix in self._aliases:
+            # Anew each time: accelerate gives parameters other memory when it prepares several CPU processes.
+            matrix.data = _matrix(parameter.detach(), parameter)
             matrix.grad = None if parameter.grad is None else _matrix(parameter.grad, parameter)
         threads = torch.get_num_threads()
         if threads == 1 or any(p.is_cuda for p, _ in self._aliases):

@@ -74,6 +74,17 @@ def test_the_layout_in_memory_does_not_matter():
     assert (steps[0] - steps[1]).norm() < 0.1 * steps[0].norm()
 
 
+def test_parameters_may_get_other_memory():
+    module, moved = model(), model()
+    optimisers = [built(one, muon=("big",)) for one in (module, moved)]
+    for parameter in moved.parameters():
+        parameter.data = parameter.data.clone()
+    for one, optimiser in zip((module, moved), optimisers, strict=True):
+        step(one, optimiser, 1)
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, moved.get_parameter(name)), name
+
+
 def test_a_loaded_state_goes_on_as_it_was():
     first, second = model(), model()
     kept, loaded = built(first, muon=("big",)), built(second, muon=("big",))
