@@ -146,7 +146,7 @@ def train(
         objective.begin(output)
     accelerator.wait_for_everyone()
     config = recipe.optimiser
-    optimiser = build_optimisers(module, config)
+    optimiser = build_optimisers(module, config, exact=loop.precision == "no")
     run = prepare(accelerator, recipe, objective.loss, module, optimiser)
     sharded, states = is_sharded(module), DeepSpeedStates.of(accelerator, checkpoints)
     ema = Ema(module, loop.ema_decay)

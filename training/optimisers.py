@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from idpersona.errors import BadInput, MissingWeights
 from idpersona.training.config import OptimiserConfig
+from idpersona.training.muon import ExactMuon
 from idpersona.training.sharding import part_of
 
 SMALLEST = 32
@@ -28,8 +29,10 @@ SHARES = 4
 """Into how many optimisers Muon's matrices are dealt, so that as many CPU cores can work side by side."""
 
 
-def build_optimisers(module: nn.Module, config: OptimiserConfig) -> Optimisers:
+def build_optimisers(module: nn.Module, config: OptimiserConfig, *, exact: bool = False) -> Optimisers:
     """The optimisers of ``module``'s trained parameters.
+
+    ``exact``: Muon computes in the parameters' type, not in bfloat16.
 
     Raises BadInput when ``lr_factors`` or ``muon`` names a part that has no trained parameter, and
     MissingWeights when ``eight_bit`` needs a package that is not here.
@@ -55,11 +58,12 @@ def build_optimisers(module: nn.Module, config: OptimiserConfig) -> Optimisers:
             )
         )
     if matrices:
+        muon = ExactMuon if exact else torch.optim.Muon
         flat = {name: nn.Parameter(_matrix(p.detach(), p)) for name, p in matrices.items()}
         aliases = [(p, flat[name]) for name, p in matrices.items()]
         for n in range(min(SHARES, len(flat))):
             optimisers.append(
-                torch.optim.Muon(
+                muon(
                     _groups(list(flat.items())[n::SHARES], config),
                     lr=config.lr,
                     weight_decay=config.weight_decay,

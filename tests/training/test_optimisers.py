@@ -10,6 +10,7 @@ from torch import nn
 
 from idpersona.errors import BadInput
 from idpersona.training.config import OptimiserConfig, Recipe, parse
+from idpersona.training.muon import ExactMuon
 from idpersona.training.optimisers import build_optimisers
 
 
@@ -54,6 +55,34 @@ def test_muon_turns_a_matrix_gradient_into_a_step_of_even_directions(threads):
     # The rest is AdamW's, whose first step is the rate itself.
     for name in ("big.bias", "last.weight", "last.bias", "words.weight"):
         assert torch.allclose(moved[name].abs(), torch.tensor(0.1), rtol=1e-3), name
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (64, 40)])
+def test_exact_muon_takes_the_steps_of_torchs_in_the_parameters_type(shape):
+    torch.manual_seed(0)
+    start = torch.randn(shape, dtype=torch.float64)
+    gradients = [torch.randn(shape) for _ in range(3)]
+    ends = []
+    double, single = torch.float64, torch.float32
+    for kind, dtype in ((ExactMuon, double), (ExactMuon, single), (torch.optim.Muon, single)):
+        matrix = nn.Parameter(start.to(dtype, copy=True))
+        optimiser = kind([matrix], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        for gradient in gradients:
+            matrix.grad = gradient.to(matrix.dtype)
+            optimiser.step()
+        ends.append(matrix.detach().double())
+    exact, ours, theirs = ends
+    moved = (exact - start).norm()
+    assert (ours - exact).norm() < 1e-5 * moved
+    assert (theirs - exact).norm() < 2e-2 * moved, "the same steps"
+    assert (theirs - exact).norm() > 1e-3 * moved, "of fewer bits: without that, this class has no use"
+
+
+def test_exact_muon_is_asked_for():
+    kinds = [type(o) for o in build_optimisers(model(), OptimiserConfig(muon=("big",)), exact=True).each]
+    assert kinds == [torch.optim.AdamW, ExactMuon]
+    kinds = [type(o) for o in build_optimisers(model(), OptimiserConfig(muon=("big",))).each]
+    assert kinds == [torch.optim.AdamW, torch.optim.Muon]
 
 
 def test_without_muon_everything_is_adamws():
