@@ -228,7 +228,9 @@ def use_identity(path: Path) -> None:
 
 def use_settings(path: Path) -> None:
     """What ``generate --from`` does with a picture that carries these settings, before it loads a model."""
-    from idpersona.cli.request import Request, recorded_request
+    from idpersona.jobs.listener import Listener
+    from idpersona.jobs.request import Request, recorded_request
+    from idpersona.jobs.sources import FileSources
     from idpersona.provenance import read_settings
 
     # PNG guards its chunks by checksums, so the changed text goes into a sound file.
@@ -236,7 +238,8 @@ def use_settings(path: Path) -> None:
     info.add_itxt("parameters", path.read_bytes().decode("utf-8", "replace").replace("\0", ""))
     png = path.with_suffix(".png")
     Image.new("RGB", (8, 8)).save(png, pnginfo=info)
-    recorded_request(read_settings(png), png, Request(identity="me.safetensors")).checked()
+    asked = Request(identity="me.safetensors")
+    recorded_request(read_settings(png), FileSources(png), asked, Listener()).checked()
 
 
 def run(count: int, detections: int, seed: int) -> Iterator[Tally]:

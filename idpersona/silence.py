@@ -44,3 +44,25 @@ def quiet_libraries() -> None:
         library.disable_progress_bar()
     # Prompts that are cut are reported by us, with what is cut.
     logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def library_warnings() -> Iterator[list[str]]:
+    """Collect what diffusers warns of, one line each, instead of printing it."""
+    import logging
+
+    heard: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(" ".join(record.getMessage().split())[:300])
+
+    logger = logging.getLogger("diffusers")
+    level, handlers = logger.level, logger.handlers[:]
+    logger.setLevel(logging.WARNING)
+    logger.handlers[:] = [Listener()]
+    try:
+        yield heard
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)

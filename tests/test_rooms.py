@@ -15,7 +15,9 @@ MAY_IMPORT = {
     "training": {"core", "adapters", "pipelines", "training"},
     "eval": {"core", "adapters", "pipelines", "training", "eval"},
     "testing": {"core", "adapters", "pipelines", "testing"},
-    "cli": {"core", "adapters", "pipelines", "training", "eval", "cli"},
+    "jobs": {"core", "adapters", "pipelines", "training", "jobs"},
+    "app": {"core", "adapters", "pipelines", "training", "eval", "jobs", "app"},
+    "cli": {"core", "adapters", "pipelines", "training", "eval", "jobs", "app", "cli"},
 }
 
 
@@ -25,7 +27,7 @@ def room(module: str) -> str:
 
 
 def modules() -> Iterator[tuple[str, Path]]:
-    for top in ("idpersona", "adapters", "pipelines", "training"):
+    for top in ("idpersona", "adapters", "pipelines", "training", "app"):
         for path in sorted((ROOT / top).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             if top == "idpersona" and len(parts) > 1 and (ROOT / "idpersona" / parts[1]).is_symlink():

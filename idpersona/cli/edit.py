@@ -141,16 +141,18 @@ def edit(
     of --source. Of a photo of another shape the middle is taken, on mini the face as it was trained on.
     """
     from idpersona.cli import arguments
-    from idpersona.cli.edit_prepare import prepare
-    from idpersona.cli.edit_request import EditRequest
-    from idpersona.cli.output import result, spinner
+    from idpersona.cli.edit_files import EditFiles
+    from idpersona.cli.output import Printed, result, spinner
+    from idpersona.jobs import limits
+    from idpersona.jobs.edit_prepare import prepare
+    from idpersona.jobs.edit_request import EditRequest
+    from idpersona.jobs.sources import FileSources
     from idpersona.options import parse_options
 
     request = EditRequest(
         photo=photo,
         prompt=prompt,
         source=source,
-        output=output,
         method=method,
         words=tuple(words or ()),
         emphasis=dict(arguments.factor(text, "--emphasis") for text in emphasis or ()),
@@ -166,24 +168,31 @@ def edit(
         scale=scale,
         options=parse_options(settings or ()),
         inversion=inversion,
-        save_inversion=save_inversion,
         grid=grid,
         base=base,
         steps=steps,
         guidance=guidance,
-        size=arguments.size(size) if size is not None else None,
+        size=limits.size(size) if size is not None else None,
         crop=crop,
         face=face,
         device=device,
         dtype=dtype,
         consent=consent,
-        force=force,
     ).checked()
+    files = EditFiles.of(request, output, save_inversion, force=force)
+    listener = Printed()
     with spinner("reading the photo"):
-        job = prepare(request, commercial=commercial, require_consent=require_consent)
+        job = prepare(
+            request,
+            FileSources(files.target),
+            listener,
+            commercial=commercial,
+            require_consent=require_consent,
+        )
 
-    from idpersona.cli.edit_render import render
+    from idpersona.jobs.edit_draw import draw_edit
+    from idpersona.jobs.models import Models
 
-    written = render(job)
+    written = files.write(draw_edit(job, Models(), listener))
     lines = [f"wrote {path}" for path in written]
     result([{"file": str(path), **about} for path, about in written.items()], lines, as_json=as_json)

@@ -116,8 +116,10 @@ def generate(
     photos.
     """
     from idpersona.cli import arguments
-    from idpersona.cli.output import result, spinner
-    from idpersona.cli.request import Request, output_paths, recorded_request
+    from idpersona.cli.output import Printed, result, spinner
+    from idpersona.jobs import limits
+    from idpersona.jobs.request import Request, recorded_request
+    from idpersona.jobs.sources import FileSources
     from idpersona.options import parse_options
     from idpersona.provenance import read_settings
 
@@ -138,26 +140,58 @@ def generate(
         options=parse_options(settings or ()),
         steps=steps,
         guidance=guidance,
-        size=arguments.size(size) if size is not None else None,
+        size=limits.size(size) if size is not None else None,
         seed=seed,
         pose=pose,
         device=device,
         dtype=dtype,
         safety_checker=safety_checker,
     ).checked()
-    arguments.whole("-n", count, arguments.COUNT)
+    limits.whole("-n", count, limits.COUNT)
+    listener = Printed()
     if repeat is not None:
-        request = request.over(recorded_request(read_settings(repeat), repeat, request)).checked()
+        request = request.over(
+            recorded_request(read_settings(repeat), FileSources(repeat), request, listener)
+        ).checked()
     request = request.complete()
     paths = output_paths(output, count, force=force)
 
     with spinner("reading who it is"):
-        from idpersona.cli.prepare import prepare
+        from idpersona.jobs.prepare import prepare
 
-        job = prepare(request, paths, commercial=commercial, require_consent=require_consent)
+        job = prepare(
+            request,
+            count,
+            FileSources(paths[0]),
+            listener,
+            commercial=commercial,
+            require_consent=require_consent,
+        )
 
-    from idpersona.cli.render import render
+    from idpersona.jobs.draw import draw
+    from idpersona.jobs.models import Models
+    from idpersona.provenance import write_pngs
 
-    written = render(job, paths, force=force)
+    drawn = draw(job, Models(), listener)
+    write_pngs(
+        [(picture, path, settings) for path, (picture, settings) in zip(paths, drawn, strict=True)],
+        force=force,
+    )
     lines = [f"wrote {path}" for path in paths]
-    result([{"file": str(p), **s} for p, s in zip(paths, written, strict=True)], lines, as_json=as_json)
+    written = [{"file": str(path), **settings} for path, (_, settings) in zip(paths, drawn, strict=True)]
+    result(written, lines, as_json=as_json)
+
+
+def output_paths(output: Path, count: int, *, force: bool) -> list[Path]:
+    """``OUT.png``, or ``OUT-0.png`` … for several; all checked before any work.
+
+    Raises:
+        OutputError: one of them cannot be written, or the name does not end in .png.
+    """
+    from idpersona.errors import OutputError
+    from idpersona.images import check_output
+
+    if output.suffix.lower() != ".png":
+        raise OutputError(f"pictures are written as PNG: give a name that ends in .png, not {output.name!r}")
+    names = [output] if count == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+    return [check_output(name, force=force) for name in names]

@@ -51,9 +51,9 @@ def identify(
 ) -> None:
     """Read who is in the photos once, and keep it as a small safe file (no photo is stored in it)."""
     from idpersona.cli.output import note, reading, result
-    from idpersona.cli.weights import adapters_reading, check_base, reading_weights
     from idpersona.errors import BadInput
     from idpersona.images import check_output
+    from idpersona.jobs.weights import adapters_reading, check_base, reading_weights
     from idpersona.registry import require_commercial
     from idpersona.safety import load_people, read_allowed
 

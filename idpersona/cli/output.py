@@ -6,9 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
+
+from idpersona.jobs.listener import Listener
 
 
 def note(message: str) -> None:
@@ -106,23 +108,36 @@ def reading(photos: int) -> Iterator[Callable[[], None] | None]:
         yield progress.advance
 
 
-@contextmanager
-def library_warnings() -> Iterator[list[str]]:
-    """Collect what diffusers warns of, one line each, instead of printing it."""
-    import logging
+class Printed(Listener):
+    """A job's notes and progress, on stderr."""
 
-    heard: list[str] = []
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
 
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            heard.append(" ".join(record.getMessage().split())[:300])
+    def note(self, text: str) -> None:
+        """One line."""
+        note(text)
 
-    logger = logging.getLogger("diffusers")
-    level, handlers = logger.level, logger.handlers[:]
-    logger.setLevel(logging.WARNING)
-    logger.handlers[:] = [Listener()]
-    try:
-        yield heard
-    finally:
-        logger.handlers[:] = handlers
-        logger.setLevel(level)
+    def loading(self, names: str) -> AbstractContextManager[None]:
+        """On a terminal, what is waited for."""
+        return spinner(f"loading {names}")
+
+    def loaded(self, names: str, device: str, seconds: float) -> None:
+        """One line."""
+        print(f"loaded {names} on {device}, {seconds:.0f} s", file=sys.stderr)
+
+    def started(self, steps: int, what: str) -> None:
+        """A bar, or the first of some lines."""
+        self._progress = Progress(steps, what)
+        self._progress.__enter__()
+
+    def step(self, where: str = "", pipe: Any = None, latents: Any = None) -> None:
+        """The bar goes on."""
+        if self._progress is not None:
+            self._progress.advance(where)
+
+    def finished(self) -> None:
+        """The bar goes away."""
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+            self._progress = None

@@ -246,10 +246,10 @@ def test_a_face_outside_of_the_middle_is_refused(run, tiny, tmp_path):
 @pytest.mark.parametrize("when", ["saving", "writing"])
 def test_an_interrupted_edit_leaves_nothing(tiny, photo, tmp_path, monkeypatch, capsys, when):
     """When the inversion, or the last of the pictures, is being written."""
-    from idpersona.cli import edit_render
+    from idpersona.cli import edit_files
     from idpersona.pipelines import Inversion
 
-    written = edit_render.write_png
+    written = edit_files.write_png
 
     def stop(*words: object, **options: object) -> None:
         if not stopped:
@@ -263,7 +263,7 @@ def test_an_interrupted_edit_leaves_nothing(tiny, photo, tmp_path, monkeypatch, 
     if when == "saving":
         monkeypatch.setattr(Inversion, "save", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     else:
-        monkeypatch.setattr(edit_render, "write_png", stop)
+        monkeypatch.setattr(edit_files, "write_png", stop)
     words = ["edit", str(photo), *WORDS, "--base", str(tiny / "base"), "--steps", "2", "--grid"]
     assert main([*words, "--save-inversion", str(tmp_path / "i.safetensors")]) == 130
     assert "interrupted" in capsys.readouterr().err

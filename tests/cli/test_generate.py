@@ -11,7 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
-from idpersona.cli.request import Request, recorded_request
+from idpersona.jobs.listener import Listener
+from idpersona.jobs.request import Request, recorded_request
+from idpersona.jobs.sources import FileSources
 from idpersona.provenance import is_marked, read_settings
 
 
@@ -142,7 +144,10 @@ def test_a_recorded_picture_does_not_switch_the_checker_off(draw, run, drawn, tm
     info.add_itxt("parameters", json.dumps(settings | {"safety_checker": False}))
     Image.new("RGB", (8, 8)).save(drawn.parent / "unsafe.png", pnginfo=info)
     unsafe = drawn.parent / "unsafe.png"
-    assert recorded_request(read_settings(unsafe), unsafe, Request()).safety_checker is None
+    assert (
+        recorded_request(read_settings(unsafe), FileSources(unsafe), Request(), Listener()).safety_checker
+        is None
+    )
 
 
 def test_from_repeats_each_of_several(draw, run, tmp_path):

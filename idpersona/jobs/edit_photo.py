@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from idpersona.cli.edit_prepare import EditJob
-from idpersona.cli.edit_request import EditRequest
-from idpersona.cli.output import note
 from idpersona.errors import BadInput
+from idpersona.jobs.edit_prepare import EditJob
+from idpersona.jobs.edit_request import EditRequest
+from idpersona.jobs.listener import Listener
 from idpersona.pipelines.editing.spec import Control
 from idpersona.pipelines.inversion.record import Inversion, InversionError
 
@@ -42,7 +42,7 @@ def crop(job: EditJob) -> str:
     return job.request.crop or ("face" if job.request.base == "mini" else "middle")
 
 
-def framed(job: EditJob, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray | None]:
+def framed(job: EditJob, size: tuple[int, int], listener: Listener) -> tuple[Image.Image, np.ndarray | None]:
     """The photo as it is edited, and the five points of its face in it; says what became of it."""
     from idpersona.pipelines.inversion.photos import fit_photo, fit_points
 
@@ -50,9 +50,13 @@ def framed(job: EditJob, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray
     if crop(job) == "middle":
         picture = fit_photo(photo, size)
         if photo.width * size[1] != photo.height * size[0]:
-            note(f"of {photo.width}x{photo.height} pixels the middle is edited, at {size[0]}x{size[1]}")
+            listener.note(
+                f"of {photo.width}x{photo.height} pixels the middle is edited, at {size[0]}x{size[1]}"
+            )
         elif photo.size != size:
-            note(f"the photo of {photo.width}x{photo.height} pixels is edited at {size[0]}x{size[1]}")
+            listener.note(
+                f"the photo of {photo.width}x{photo.height} pixels is edited at {size[0]}x{size[1]}"
+            )
         if points is None:
             return picture, None
         points = fit_points(points, photo.size, size)
@@ -67,11 +71,11 @@ def framed(job: EditJob, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray
     assert points is not None  # prepare has read the face
     if size[0] != size[1]:
         raise BadInput(f"--crop face makes square pictures, not {size[0]}x{size[1]}: give --crop middle")
-    note(f"the face is cut out, upright and as large as mini was trained on, at {size[0]}x{size[1]}")
+    listener.note(f"the face is cut out, upright and as large as mini was trained on, at {size[0]}x{size[1]}")
     return frame(photo, points, size[0])
 
 
-def source_prompt(job: EditJob, photo: Image.Image) -> str:
+def source_prompt(job: EditJob, photo: Image.Image, listener: Listener) -> str:
     """What the photo shows."""
     if job.record is not None:
         return job.record.prompts[0]
@@ -80,7 +84,7 @@ def source_prompt(job: EditJob, photo: Image.Image) -> str:
     from idpersona.encoders.describe import describe, look
 
     text = describe(look(photo))
-    note(f"--source, from what the attribute classifier sees: '{text}'")
+    listener.note(f"--source, from what the attribute classifier sees: '{text}'")
     return text
 
 

@@ -1,19 +1,17 @@
-"""Inverts the photo, draws the edit, checks it, and writes everything or nothing."""
+"""Inverts the photo of a job, draws the edit, and checks it."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from idpersona.cli.edit_photo import (
+from idpersona.jobs.draw import dtype_name, note_cut
+from idpersona.jobs.edit_photo import (
     canvas,
     checked_control,
     crop,
@@ -22,23 +20,51 @@ from idpersona.cli.edit_photo import (
     require_same_photo,
     source_prompt,
 )
-from idpersona.cli.edit_prepare import EditJob
-from idpersona.cli.output import Progress, spinner
-from idpersona.cli.prepare import AdapterUse
-from idpersona.cli.render import best_device, dtype_name, note_cut
-from idpersona.images import atomic_output
-from idpersona.provenance import COMPOSITE_TYPE, write_png
+from idpersona.jobs.edit_prepare import EditJob
+from idpersona.jobs.listener import Listener
+from idpersona.jobs.models import Models
+from idpersona.jobs.prepare import AdapterUse
+from idpersona.pipelines.inversion.record import Inversion
 from idpersona.safety import check_picture
-from idpersona.silence import quiet_libraries
 
 GRID_STRENGTH = (0.5, 0.65, 0.8, 1.0)
 GRID_SELF = (0.3, 0.6, 0.9)
 
 
-def render(job: EditJob) -> dict[Path, dict[str, Any]]:
-    """Make the files; returns what is recorded in each."""
+@dataclass(frozen=True, kw_only=True)
+class Edited:
+    """What became of a photo.
+
+    Attributes:
+        picture: the edit, RGB.
+        settings: what belongs into its file.
+        photo: what of the photo was edited, of the same size.
+        record: its inversion.
+        sheet: the ladder of strengths and its settings, where it was asked for.
+    """
+
+    picture: Image.Image
+    settings: dict[str, Any]
+    photo: Image.Image
+    record: Inversion
+    sheet: tuple[Image.Image, dict[str, Any]] | None
+
+
+def draw_edit(job: EditJob, models: Models, listener: Listener) -> Edited:
+    """The edit of a photo.
+
+    Raises:
+        IdPersonaError: photo, words, base and adapters do not go together; the people registry refuses the
+            picture.
+    """
     request = job.request
-    pipe, adapters, device = _load(job)
+    pipe, adapters, device = models.load(
+        request.base,
+        [use.name for use in job.adapters],
+        listener,
+        device=request.device,
+        dtype=request.dtype,
+    )
     import torch
 
     from idpersona.pipelines import invert
@@ -46,17 +72,17 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
     from idpersona.pipelines.inversion.methods import METHODS
     from idpersona.pipelines.inversion.record import model_fingerprint
 
-    photo, points = framed(job, canvas(job, pipe))
-    source = source_prompt(job, photo)
+    photo, points = framed(job, canvas(job, pipe), listener)
+    source = source_prompt(job, photo, listener)
     for text, option in ((source, "--source"), (request.prompt, "--prompt")):
-        note_cut(pipe, text, option, "shorten it")
+        note_cut(pipe, text, option, listener, "shorten it")
     control = checked_control(job, pipe, source)
     region = None if not request.keep_background else head(photo, points)
     strengths = [control, *_ladder(control)] if request.grid else [control]
     kind = METHODS[job.method]
     turns = 0 if job.record is not None else kind.turns
     with (
-        Progress(job.steps * (turns + kind.calls * len(strengths)), "editing") as progress,
+        _progress(listener, job.steps * (turns + kind.calls * len(strengths))),
         _attached(job, pipe, adapters, photo, points) as for_drawing,
     ):
         if job.record is None:
@@ -68,7 +94,7 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
                 steps=job.steps,
                 guidance=job.guidance,
                 size=photo.size,
-                on_step=lambda: progress.advance("inverting"),
+                on_step=lambda: listener.step("inverting"),
                 **job.method_options,
             )
         else:
@@ -77,7 +103,7 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
             require_same_photo(pipe, photo, record, request)
 
         def on_step(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
-            progress.advance("drawing")
+            listener.step("drawing", pipe, values.get("latents"))
             return values
 
         pictures: list[Image.Image] = []
@@ -119,45 +145,20 @@ def render(job: EditJob) -> dict[Path, dict[str, Any]]:
         "dtype": dtype_name(pipe),
         "torch_threads": torch.get_num_threads(),
     }
-    return _write(job, pictures, photo, record, about)
+    sheet = None
+    if request.grid:
+        ladder = {"strength": GRID_STRENGTH, "self_attention": GRID_SELF}
+        sheet = (_sheet(photo, pictures), {**about, "sheet": ladder})
+    return Edited(picture=pictures[0], settings=about, photo=photo, record=record, sheet=sheet)
 
 
-def _write(
-    job: EditJob, pictures: list[Image.Image], photo: Image.Image, record: Any, about: dict[str, Any]
-) -> dict[Path, dict[str, Any]]:
-    """All files, or none of them."""
-    request, written = job.request, {}
-    with ExitStack() as files:
-        if request.save_inversion is not None:
-            part = files.enter_context(atomic_output(request.save_inversion, force=request.force))
-            record.save(part, force=True)
-            written[request.save_inversion] = {"inversion_of": request.photo, "passes": record.passes}
-        if request.grid:
-            part = files.enter_context(atomic_output(request.sheet, force=request.force))
-            ladder = {"strength": GRID_STRENGTH, "self_attention": GRID_SELF}
-            told = {**about, "sheet": ladder}
-            write_png(_sheet(photo, pictures), part, told, force=True, source_type=COMPOSITE_TYPE)
-            written[request.sheet] = told
-        part = files.enter_context(atomic_output(request.target, force=request.force))
-        write_png(pictures[0], part, about, force=True, source_type=COMPOSITE_TYPE)
-    return {request.target: about, **written}
-
-
-def _load(job: EditJob) -> tuple[Any, list[Any], str]:
-    started = time.monotonic()
-    request = job.request
-    names = ", ".join((request.base, *(adapter.name for adapter in job.adapters)))
-    with spinner(f"loading {names}"):
-        quiet_libraries()
-        from idpersona.adapters import load_adapter
-        from idpersona.pipelines import load_base
-
-        device = request.device or best_device()
-        pipe: Any = load_base(request.base, device=device, dtype=request.dtype)
-        pipe.set_progress_bar_config(disable=True)
-        adapters = [load_adapter(adapter.name, base=pipe) for adapter in job.adapters]
-    print(f"loaded {names} on {device}, {time.monotonic() - started:.0f} s", file=sys.stderr)
-    return pipe, adapters, device
+@contextmanager
+def _progress(listener: Listener, steps: int) -> Iterator[None]:
+    listener.started(steps, "editing")
+    try:
+        yield
+    finally:
+        listener.finished()
 
 
 def _ladder(control: Any) -> list[Any]:

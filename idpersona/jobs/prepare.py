@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from idpersona.adapters import METHODS, adapter_class, check_options, is_place
-from idpersona.cli.cast import Cast, read_cast
-from idpersona.cli.output import note
-from idpersona.cli.request import Request, Scaled
-from idpersona.cli.sources import describe_folders, describe_source
-from idpersona.cli.weights import (
+from idpersona.errors import BadInput
+from idpersona.hashing import folder_fingerprint
+from idpersona.identity import Identity
+from idpersona.jobs.cast import Cast, read_cast
+from idpersona.jobs.listener import Listener
+from idpersona.jobs.request import Request, Scaled
+from idpersona.jobs.sources import Sources
+from idpersona.jobs.weights import (
     adapter_weight,
     adapters_reading,
     check_base,
     needed_weights,
     reading_weights,
 )
-from idpersona.errors import BadInput
-from idpersona.hashing import folder_fingerprint
-from idpersona.identity import Identity
 from idpersona.options import AdapterOption, OptionValue
 from idpersona.registry import WEIGHTS, get_weight, locate, require_commercial
 from idpersona.safety import load_people
@@ -73,8 +73,24 @@ class Job:
     recorded: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, require_consent: bool) -> Job:
+def prepare(
+    request: Request,
+    count: int,
+    sources: Sources,
+    listener: Listener,
+    *,
+    commercial: bool = False,
+    require_consent: bool = False,
+) -> Job:
     """Check names, licences, files, consent and the people registry, and read the identity.
+
+    Args:
+        request: complete.
+        count: number of pictures; their seeds follow each other.
+        sources: how files are recorded in the pictures.
+        listener: is told what is doubtful.
+        commercial: refuse non-commercial weights.
+        require_consent: refuse identities without the consent flag.
 
     Raises:
         IdPersonaError: whatever is refused, in one line.
@@ -104,9 +120,9 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
         for member in cast.members:
             check_consent(member.identity, member.told)
     for warning in cast.warnings:
-        note(warning)
+        listener.note(warning)
     made_with = {"weights": weights_record(needed), "versions": versions()}
-    _note_change(cast, request, made_with)
+    _note_change(cast, request, made_with, listener)
     defaults = {**FALLBACK, **(WEIGHTS[base].defaults if base in WEIGHTS else {})}
     first = secrets.randbelow(2**31) if request.seed is None else request.seed
     return Job(
@@ -120,15 +136,15 @@ def prepare(request: Request, paths: Sequence[Path], *, commercial: bool, requir
         steps=int(defaults["steps"] if request.steps is None else request.steps),
         guidance=float(defaults["guidance"] if request.guidance is None else request.guidance),
         size=request.size,
-        seeds=tuple((first + i) % 2**63 for i in range(len(paths))),
-        pose=_pose(request.pose, reading.encoders),
+        seeds=tuple((first + i) % 2**63 for i in range(count)),
+        pose=_pose(request.pose, reading.encoders, listener),
         device=request.device,
         dtype=request.dtype,
         safety_checker=request.safety_checker is not False,
         people=people,
         recorded={
-            **_record(request, cast, loras, paths[0]),
-            "folders": describe_folders([base, *names], paths[0]),
+            **_record(request, cast, loras, sources),
+            "folders": sources.describe_folders([base, *names]),
             **made_with,
         },
     )
@@ -179,7 +195,7 @@ def _lora(text: str) -> Path:
     return path
 
 
-def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
+def _pose(photo: str | None, encoders: Sequence[str], listener: Listener) -> Identity | None:
     if photo is None:
         return None
     from idpersona.encoders import encoder_names, read_identity
@@ -189,11 +205,13 @@ def _pose(photo: str | None, encoders: Sequence[str]) -> Identity | None:
         raise BadInput("--pose needs an adapter that reads faces")
     pose = read_identity([photo], eyes[0])
     for warning in pose.warnings:
-        note(f"--pose: {warning}")
+        listener.note(f"--pose: {warning}")
     return pose
 
 
-def _note_change(cast: Cast, request: Request, now: Mapping[str, Mapping[str, str]]) -> None:
+def _note_change(
+    cast: Cast, request: Request, now: Mapping[str, Mapping[str, str]], listener: Listener
+) -> None:
     """Say what is not as it was when the picture was made that is to be repeated."""
     changed = [
         name
@@ -204,17 +222,21 @@ def _note_change(cast: Cast, request: Request, now: Mapping[str, Mapping[str, st
     if request.face_features and request.face_features != cast.sha256:
         changed.append("what is read of the identity")
     if changed:
-        note(f"not as when the picture was made: {', '.join(changed)}; it may not be repeated exactly")
+        listener.note(
+            f"not as when the picture was made: {', '.join(changed)}; it may not be repeated exactly"
+        )
 
 
-def _record(request: Request, cast: Cast, loras: Sequence[tuple[Path, float]], png: Path) -> dict[str, Any]:
+def _record(
+    request: Request, cast: Cast, loras: Sequence[tuple[Path, float]], sources: Sources
+) -> dict[str, Any]:
     return {
         "prompt": request.prompt,
         "negative": request.negative or "",
         "weighted": bool(request.weighted),
-        "identity": cast.record(request, png),
-        "lora": [{**describe_source(str(file), png), "weight": weight} for file, weight in loras],
-        "pose": describe_source(request.pose, png) if request.pose else None,
+        "identity": cast.record(request, sources),
+        "lora": [{**sources.describe(str(file)), "weight": weight} for file, weight in loras],
+        "pose": sources.describe(request.pose) if request.pose else None,
     }
 
 

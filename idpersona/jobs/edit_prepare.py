@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from idpersona.cli.cast import Cast, read_cast
-from idpersona.cli.edit_request import EditRequest
-from idpersona.cli.output import note
-from idpersona.cli.prepare import WEIGHTLESS, AdapterUse, adapter_uses, versions, weights_record
-from idpersona.cli.request import Request
-from idpersona.cli.sources import describe_folders, describe_source
-from idpersona.cli.weights import adapters_reading, check_base, needed_weights, reading_weights
 from idpersona.errors import BadInput, ConsentRequired
 from idpersona.identity import Identity
 from idpersona.images import open_photo_full
+from idpersona.jobs.cast import Cast, read_cast
+from idpersona.jobs.edit_request import EditRequest
+from idpersona.jobs.listener import Listener
+from idpersona.jobs.prepare import WEIGHTLESS, AdapterUse, adapter_uses, versions, weights_record
+from idpersona.jobs.request import Request
+from idpersona.jobs.sources import Sources
+from idpersona.jobs.weights import adapters_reading, check_base, needed_weights, reading_weights
 from idpersona.options import AdapterOption, OptionValue
 from idpersona.pipelines.editing.spec import ADAPTER_SCALE, Control
 from idpersona.pipelines.inversion.methods import METHODS, get_method, method_of
@@ -60,8 +60,17 @@ class EditJob:
     recorded: dict[str, Any]
 
 
-def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) -> EditJob:
+def prepare(
+    request: EditRequest,
+    sources: Sources,
+    listener: Listener,
+    *,
+    commercial: bool = False,
+    require_consent: bool = False,
+) -> EditJob:
     """Check names, licences, files, consent and the people registry, and read photo and identity.
+
+    The arguments are those of :func:`idpersona.jobs.prepare.prepare`.
 
     Raises:
         IdPersonaError: whatever is refused, in one line.
@@ -101,7 +110,7 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
             locate(name)
     photo = open_photo_full(request.photo)
     for text in photo.notes:
-        note(f"{photo.name} {text}")
+        listener.note(f"{photo.name} {text}")
     people = load_people()
     if people.guards:
         check_photo(photo.image, people, request.photo)
@@ -109,7 +118,7 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
         raise ConsentRequired(
             f"--require-consent: {request.photo} is of a person; with the person's agreement give --consent"
         )
-    face = _face(request, people) if _face_needed(request) else None
+    face = _face(request, people, listener) if _face_needed(request) else None
     made_with = {"weights": weights_record([*needed, *reads]), "versions": versions()}
     cast = _cast(request, names, people) if names else None
     if require_consent and request.identity and cast is not None:
@@ -129,13 +138,13 @@ def prepare(request: EditRequest, *, commercial: bool, require_consent: bool) ->
         cast=cast,
         people=people,
         recorded={
-            "edited": describe_source(request.photo, request.target),
+            "edited": sources.describe(request.photo),
             "photo_consent": request.consent,
             "face": request.face,
-            "inversion": describe_source(str(request.inversion), request.target) if record else None,
+            "inversion": sources.describe(str(request.inversion)) if record else None,
             "prompt": request.prompt,
-            "identity_of_edit": None if cast is None else cast.record(_who(request), request.target),
-            "folders": describe_folders([request.base, *names], request.target),
+            "identity_of_edit": None if cast is None else cast.record(_who(request), sources),
+            "folders": sources.describe_folders([request.base, *names]),
             **made_with,
         },
     )
@@ -182,11 +191,11 @@ def _face_needed(request: EditRequest) -> bool:
     )
 
 
-def _face(request: EditRequest, people: People) -> Identity:
+def _face(request: EditRequest, people: People, listener: Listener) -> Identity:
     """The face of the photo, for its place; the registry's encoders look at this very face, too."""
     found = read_allowed([request.photo], "dlib", people, face=request.face)
     for warning in found.warnings:
-        note(warning)
+        listener.note(warning)
     return found
 
 

@@ -1,8 +1,9 @@
 """Files that a picture was made from: how they are recorded in it, and found again.
 
-Recorded are the path from the picture's folder, the path as it was typed, and the sha256; no file is taken
-that has not the recorded content. Of folders of weights the one with the recorded fingerprint is preferred;
-where none has it, the caller says that the picture may not be repeated exactly.
+:class:`FileSources` is for files of whoever asks. Recorded are the path from the picture's folder, the path
+as it was typed, and the sha256; no file is taken that has not the recorded content. Of folders of weights the
+one with the recorded fingerprint is preferred; where none has it, the caller says that the picture may not be
+repeated exactly.
 """
 
 from __future__ import annotations
@@ -10,14 +11,75 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from idpersona.adapters import is_place
 from idpersona.errors import BadInput, PhotoError, UnknownName
 from idpersona.hashing import folder_fingerprint
 from idpersona.images import SAMPLE_PREFIX, photo_sha256
 from idpersona.registry import WEIGHTS
+
+
+class Sources(Protocol):
+    """How the files behind a picture are recorded, and found again."""
+
+    @property
+    def picture(self) -> str:
+        """The picture's name in messages."""
+        ...
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Record of the file ``name`` (``path``, ``typed``, ``sha256``), for JSON.
+
+        Raises BadInput when it cannot stand in a picture's settings.
+        """
+        ...
+
+    def describe_folders(self, names: Iterable[str]) -> dict[str, str]:
+        """Record of the folders among ``names`` of bases and adapters."""
+        ...
+
+    def find(self, entry: Mapping[str, Any]) -> str:
+        """The recorded file, where it is now; BadInput when it is nowhere, or has changed."""
+        ...
+
+    def find_folder(self, name: str, settings: Mapping[str, Any]) -> str:
+        """Base or adapter ``name`` of a picture with these settings; BadInput when it is nowhere."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSources:
+    """Files on this machine, named from the picture's folder and as they were typed.
+
+    Attributes:
+        png: the picture, written already or yet to be written.
+    """
+
+    png: Path
+
+    @property
+    def picture(self) -> str:
+        """Its path."""
+        return str(self.png)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """As :func:`describe_source`."""
+        return describe_source(name, self.png)
+
+    def describe_folders(self, names: Iterable[str]) -> dict[str, str]:
+        """As :func:`describe_folders`."""
+        return describe_folders(names, self.png)
+
+    def find(self, entry: Mapping[str, Any]) -> str:
+        """As :func:`find_source`."""
+        return find_source(entry, self.png)
+
+    def find_folder(self, name: str, settings: Mapping[str, Any]) -> str:
+        """As :func:`find_folder`."""
+        return find_folder(name, settings, self.png)
 
 
 def describe_source(name: str, png: Path) -> dict[str, Any]:

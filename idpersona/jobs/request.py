@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from idpersona.cli import arguments
-from idpersona.errors import BadInput, OutputError
+from idpersona.errors import BadInput
+from idpersona.jobs import limits
+from idpersona.jobs.listener import Listener
+from idpersona.jobs.sources import Sources
 from idpersona.options import AdapterOption
 
 Scaled = tuple[str, float | None]
@@ -68,16 +69,16 @@ class Request:
         Raises:
             BadInput: naming the option, its limits and the value.
         """
-        arguments.strengths(self.scale, self.steps, self.guidance)
+        limits.strengths(self.scale, self.steps, self.guidance)
         if self.seed is not None:
-            arguments.whole("--seed", self.seed, arguments.SEED)
+            limits.whole("--seed", self.seed, limits.SEED)
         if self.size is not None:
-            arguments.size("x".join(map(str, self.size)))
+            limits.size("x".join(map(str, self.size)))
         if self.dtype is not None:
-            arguments.one_of("dtype", self.dtype, ("fp32", "fp16", "bf16"))
+            limits.one_of("dtype", self.dtype, ("fp32", "fp16", "bf16"))
         for option, text in (("--prompt", self.prompt), ("--negative", self.negative)):
             if text is not None:
-                arguments.text(option, text)
+                limits.text(option, text)
         for option, word in (
             *(("--photo", photo) for photo in self.photos),
             *(("--person", person) for person in self.persons),
@@ -91,7 +92,7 @@ class Request:
         ):
             if word is not None and not word.strip():
                 raise BadInput(f"{option} is empty")
-        arguments.device(self.device)
+        limits.device(self.device)
         if sum(map(bool, (self.identity, self.photos, self.persons))) > 1:
             raise BadInput("give one of --identity, --photo and --person")
         return self
@@ -141,40 +142,48 @@ class Request:
         return tuple(kept.values())
 
 
-def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Request:
+def recorded_request(
+    settings: dict[str, Any], sources: Sources, asked: Request, listener: Listener
+) -> Request:
     """The request behind a picture, from its settings.
 
     Its sources are looked for and checked, but for those that ``asked`` replaces.
 
+    Args:
+        settings: of the picture, as :func:`~idpersona.provenance.read_settings` gives them.
+        sources: where they are looked for.
+        asked: what is to be other than in the picture.
+        listener: is told what has changed.
+
     Raises:
         BadInput: the settings are damaged, or a source is not here any more.
     """
-    from idpersona.cli.output import note
-    from idpersona.cli.sources import find_folder, find_source
-
+    png = sources.picture
     if not settings.keys() & {"identity", "adapters"}:
         raise BadInput(f"{png} was not made by generate: it records no identity and no adapter to repeat")
     try:
         if settings.get("safety_checker") is False and asked.safety_checker is None:
-            note("made without the base's safety checker, which is on now: repeat with --no-safety-checker")
+            listener.note(
+                "made without the base's safety checker, which is on now: repeat with --no-safety-checker"
+            )
         source = settings["identity"]
         replaced = bool(asked.identity or asked.photos or asked.persons)
-        paths = [] if replaced else [find_source(entry, png) for entry in source["sources"]]
-        regions = [] if replaced else [_place(entry, png) for entry in source.get("regions", ())]
+        paths = [] if replaced else [sources.find(entry) for entry in source["sources"]]
+        regions = [] if replaced else [_place(entry, sources) for entry in source.get("regions", ())]
         pose = None if asked.pose else settings.get("pose")
         loras = () if asked.loras else settings.get("lora", ())
         if not settings["adapters"]:
             raise KeyError("adapters")
         adapters = () if asked.adapters else settings["adapters"]
         folders = [entry["name"] for entry in adapters] + ([] if asked.base else [settings["base"]])
-        found: dict[str, str] = {name: find_folder(name, settings, png) for name in folders}
+        found: dict[str, str] = {name: sources.find_folder(name, settings) for name in folders}
         from_photos = source["from"] == "photos"
         made_with: dict[str, str] = {**settings.get("weights", {}), **settings.get("versions", {})}
         request = Request(
             identity=paths[0] if paths and source["from"] == "file" else None,
             photos=tuple(paths) if from_photos else (),
             persons=tuple(f"{path}@{region}" for path, region in zip(paths, regions, strict=False)),
-            masks=() if replaced else tuple(_place(entry, png) for entry in source.get("masks", ())),
+            masks=() if replaced else tuple(_place(entry, sources) for entry in source.get("masks", ())),
             face=source.get("face"),
             consent=source["consent"] if from_photos and paths else None,
             prompt=settings["prompt"],
@@ -187,12 +196,12 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
                 for name, value in entry.get("options", {}).items()
             ),
             base=asked.base or found[settings["base"]],
-            loras=tuple((find_source(entry, png), float(entry["weight"])) for entry in loras),
+            loras=tuple((sources.find(entry), float(entry["weight"])) for entry in loras),
             steps=settings["steps"],
             guidance=float(settings["guidance"]),
             size=(settings["width"], settings["height"]),
             seed=settings["seed"],
-            pose=find_source(pose, png) if pose else None,
+            pose=sources.find(pose) if pose else None,
             device=settings["device"],
             dtype=settings["dtype"],
             face_features=source.get("features_sha256"),
@@ -206,11 +215,9 @@ def recorded_request(settings: dict[str, Any], png: Path, asked: Request) -> Req
         raise BadInput(f"the settings in {png} are damaged: {type(error).__name__} {error}") from error
 
 
-def _place(entry: Any, png: Path) -> str:
+def _place(entry: Any, sources: Sources) -> str:
     """A recorded region or mask: words as they are, a file where it lies now."""
-    from idpersona.cli.sources import find_source
-
-    return find_source(entry, png) if isinstance(entry, dict) else str(entry)
+    return sources.find(entry) if isinstance(entry, dict) else str(entry)
 
 
 def _check_types(request: Request) -> None:
@@ -233,20 +240,6 @@ def _check_types(request: Request) -> None:
     for name, scale in request.adapters:
         if not isinstance(name, str):
             raise TypeError("adapters")
-        arguments.number(f"the scale of {name}", scale or 0.0, arguments.SCALE)
+        limits.number(f"the scale of {name}", scale or 0.0, limits.SCALE)
     for name, weight in request.loras:
-        arguments.number(f"the weight of {name}", weight or 0.0, arguments.SCALE)
-
-
-def output_paths(output: Path, count: int, *, force: bool) -> list[Path]:
-    """``OUT.png``, or ``OUT-0.png`` … for several; all checked before any work.
-
-    Raises:
-        OutputError: one of them cannot be written, or the name does not end in .png.
-    """
-    from idpersona.images import check_output
-
-    if output.suffix.lower() != ".png":
-        raise OutputError(f"pictures are written as PNG: give a name that ends in .png, not {output.name!r}")
-    names = [output] if count == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
-    return [check_output(name, force=force) for name in names]
+        limits.number(f"the weight of {name}", weight or 0.0, limits.SCALE)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idpersona.cli.request import Request
-from idpersona.cli.sources import describe_source
-from idpersona.cli.weights import Reading
 from idpersona.errors import BadInput
 from idpersona.hashing import identity_sha256
 from idpersona.identity import Identity
+from idpersona.jobs.request import Request
+from idpersona.jobs.sources import Sources
+from idpersona.jobs.weights import Reading
 from idpersona.safety import check_identity, read_allowed
 from idpersona.safety.people import People
 
@@ -58,7 +58,7 @@ class Cast:
 
             Regions(regions).masks(canvas)
 
-    def record(self, request: Request, png: Path) -> dict[str, Any]:
+    def record(self, request: Request, sources: Sources) -> dict[str, Any]:
         """What a picture's settings say of it: sources and hashes, never the identities themselves."""
         if request.persons:
             source, names = "persons", [member.told for member in self.members]
@@ -69,7 +69,7 @@ class Cast:
         identities = [member.identity for member in self.members]
         record = {
             "from": source,
-            "sources": [describe_source(str(name), png) for name in names],
+            "sources": [sources.describe(str(name)) for name in names],
             "face": request.face,
             "kind": identities[0].kind,
             "encoders": {name: f.weights_sha256 for one in identities for name, f in one.features.items()},
@@ -78,9 +78,9 @@ class Cast:
             "consent": all(one.consent for one in identities),
         }
         if request.persons:
-            record["regions"] = [_describe(member.region, png) for member in self.members]
+            record["regions"] = [_describe(member.region, sources) for member in self.members]
         if request.masks:
-            record["masks"] = [_describe(mask, png) for mask in request.masks]
+            record["masks"] = [_describe(mask, sources) for mask in request.masks]
         return record
 
 
@@ -150,9 +150,9 @@ def _parse(text: str) -> tuple[str, Region]:
     return file, (x, y, width, height)
 
 
-def _describe(region: Region | None, png: Path) -> Any:
+def _describe(region: Region | None, sources: Sources) -> Any:
     from idpersona.encoders.subject import MASKS
 
     if isinstance(region, tuple):
         return ",".join(map(str, region))
-    return region if region in MASKS else describe_source(str(region), png)
+    return region if region in MASKS else sources.describe(str(region))
