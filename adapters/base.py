@@ -64,6 +64,9 @@ class Adapter:
     options: ClassVar[Mapping[str, type]] = {}
     """What ``attach`` takes beside what all adapters have: name -> ``float``, ``bool`` or ``str``."""
 
+    drawing_options: ClassVar[tuple[str, ...]] = ()
+    """Options that make somebody else of a person: an edit inverts the photo without them, and draws with."""
+
     default_scale: ClassVar[float] = 1.0
     """Strength where none is given."""
 

@@ -51,6 +51,7 @@ class WPlus(Adapter):
     """
 
     name: ClassVar[str] = "wplus"
+    drawing_options = ("edit", "directions")
     config_class = WPlusConfig
     components: ClassVar[Mapping[str, type[Any]]] = {
         "mapper": WPlusMapper,

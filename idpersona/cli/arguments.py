@@ -66,6 +66,19 @@ def scaled(text: str, option: str) -> tuple[str, float | None]:
     return name, number(f"the scale of {option} {name}", value, SCALE)
 
 
+def variation(text: str) -> tuple[int, float]:
+    """``SEED:AMOUNT`` -> (seed, amount).
+
+    Raises:
+        BadInput: of another form.
+    """
+    seed, colon, amount = text.partition(":")
+    try:
+        return int(seed), float(amount if colon else "none")
+    except ValueError as error:
+        raise BadInput(f"--vary is SEED:AMOUNT, as 7:0.3, got '{text}'") from error
+
+
 def factor(text: str, option: str) -> tuple[str, float]:
     """``WORD=FACTOR`` -> (word, factor).
 

@@ -20,8 +20,8 @@ def doctor(
     """Report versions, devices, providers and kernels really in use, missing weights, and the fixes."""
     from dataclasses import asdict
 
-    from idpersona.cli.examine import examine
     from idpersona.cli.output import result
+    from idpersona.examine import examine
     from idpersona.silence import quiet_libraries
 
     quiet_libraries()

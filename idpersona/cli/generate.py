@@ -79,6 +79,13 @@ def generate(
         str | None, typer.Option(metavar="WxH", help="Multiples of 8 [default: the base's].")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="0 to 2^63-1 [default: random; it is recorded].")] = None,
+    vary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SEED:AMOUNT",
+            help="A picture near that of --seed: other noise mixed in, 0 nothing of it, 1 all.",
+        ),
+    ] = None,
     count: Annotated[int, typer.Option("-n", metavar="N", help="Pictures: OUT-0.png, OUT-1.png, …")] = 1,
     pose: Annotated[
         str | None, typer.Option(metavar="PHOTO", help="Take the position of the face from this photo.")
@@ -142,6 +149,7 @@ def generate(
         guidance=guidance,
         size=limits.size(size) if size is not None else None,
         seed=seed,
+        vary=arguments.variation(vary) if vary is not None else None,
         pose=pose,
         device=device,
         dtype=dtype,

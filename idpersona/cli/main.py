@@ -13,6 +13,7 @@ from typing import cast
 
 import typer
 
+from idpersona.cli import app as studio
 from idpersona.cli import (
     arguments,
     compare,
@@ -55,6 +56,7 @@ export.register(app)
 evaluate.register(app)
 models.register(app)
 doctor.register(app)
+studio.register(app)
 
 
 def _version(wanted: bool) -> None:

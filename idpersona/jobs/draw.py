@@ -62,8 +62,9 @@ def draw(job: Job, models: Models, listener: Listener) -> list[tuple[Image.Image
             listener.step(where, pipe, values.get("latents"))
             return values
 
-        for seed in job.seeds:
+        for seed, vary in zip(job.seeds, job.variations, strict=True):
             # A generator on the CPU gives the same start noise on every device.
+            noise = {} if vary is None else {"latents": mixed_noise(pipe, (width, height), seed, *vary)}
             drawn = pipe(
                 prompt=job.prompt,
                 negative_prompt=job.negative,
@@ -73,6 +74,7 @@ def draw(job: Job, models: Models, listener: Listener) -> list[tuple[Image.Image
                 height=height,
                 generator=torch.Generator("cpu").manual_seed(seed),
                 callback_on_step_end=on_step,
+                **noise,
             )
             if any(getattr(drawn, "nsfw_content_detected", None) or ()):
                 raise BadInput(
@@ -94,7 +96,42 @@ def draw(job: Job, models: Models, listener: Listener) -> list[tuple[Image.Image
         "scheduler": type(pipe.scheduler).__name__,
         "safety_checker": checker,
     }
-    return [(picture, {**common, "seed": seed}) for picture, seed in zip(pictures, job.seeds, strict=True)]
+    return [
+        (picture, {**common, "seed": seed, **({} if vary is None else {"vary": _told(vary)})})
+        for picture, seed, vary in zip(pictures, job.seeds, job.variations, strict=True)
+    ]
+
+
+def _told(vary: tuple[int, float]) -> dict[str, Any]:
+    return {"seed": vary[0], "amount": vary[1]}
+
+
+def mixed_noise(pipe: Any, size: tuple[int, int], seed: int, other: int, amount: float) -> Any:
+    """Start noise [1, channels, height / f, width / f] on the way from one seed's to another's.
+
+    Mixed along the sphere, on which noise of unit spread lies, so that the mix is noise of unit spread, too.
+
+    Args:
+        size: width and height of the picture in pixels.
+        amount: 0 gives the noise of ``seed``, 1 that of ``other``.
+    """
+    import torch
+    from diffusers.utils.torch_utils import randn_tensor
+
+    width, height = size
+    factor = pipe.vae_scale_factor
+    shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
+
+    def noise(number: int) -> torch.Tensor:
+        generator = torch.Generator("cpu").manual_seed(number)
+        return randn_tensor(shape, generator=generator, device=pipe.unet.device, dtype=pipe.unet.dtype)
+
+    one, two = noise(seed).float(), noise(other).float()
+    if amount == 0.0:
+        return one.to(pipe.unet.dtype)
+    angle = torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0).clamp(-1, 1).acos()
+    mixed = (((1 - amount) * angle).sin() * one + (amount * angle).sin() * two) / angle.sin()
+    return mixed.to(pipe.unet.dtype)
 
 
 def canvas(pipe: Any, adapters: Sequence[Any], pose: Identity | None) -> tuple[int, int]:

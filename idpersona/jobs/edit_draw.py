@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from idpersona.jobs.edit_photo import (
 from idpersona.jobs.edit_prepare import EditJob
 from idpersona.jobs.listener import Listener
 from idpersona.jobs.models import Models
-from idpersona.jobs.prepare import AdapterUse
 from idpersona.pipelines.inversion.record import Inversion
 from idpersona.safety import check_picture
 
@@ -74,29 +74,29 @@ def draw_edit(job: EditJob, models: Models, listener: Listener) -> Edited:
 
     photo, points = framed(job, canvas(job, pipe), listener)
     source = source_prompt(job, photo, listener)
-    for text, option in ((source, "--source"), (request.prompt, "--prompt")):
+    prompt = source if request.prompt is None else request.prompt
+    for text, option in ((source, "--source"), (prompt, "--prompt")):
         note_cut(pipe, text, option, listener, "shorten it")
-    control = checked_control(job, pipe, source)
+    control = checked_control(job, pipe, source, prompt)
     region = None if not request.keep_background else head(photo, points)
     strengths = [control, *_ladder(control)] if request.grid else [control]
     kind = METHODS[job.method]
     turns = 0 if job.record is not None else kind.turns
-    with (
-        _progress(listener, job.steps * (turns + kind.calls * len(strengths))),
-        _attached(job, pipe, adapters, photo, points) as for_drawing,
-    ):
+    attached = partial(_attached, job, pipe, adapters, photo, points)
+    with _progress(listener, job.steps * (turns + kind.calls * len(strengths))):
         if job.record is None:
-            record = invert(
-                pipe,
-                photo,
-                source,
-                method=job.method,
-                steps=job.steps,
-                guidance=job.guidance,
-                size=photo.size,
-                on_step=lambda: listener.step("inverting"),
-                **job.method_options,
-            )
+            with attached(drawing=False):
+                record = invert(
+                    pipe,
+                    photo,
+                    source,
+                    method=job.method,
+                    steps=job.steps,
+                    guidance=job.guidance,
+                    size=photo.size,
+                    on_step=lambda: listener.step("inverting"),
+                    **job.method_options,
+                )
         else:
             record = job.record
             record.check(model=model_fingerprint(pipe))
@@ -107,13 +107,13 @@ def draw_edit(job: EditJob, models: Models, listener: Listener) -> Edited:
             return values
 
         pictures: list[Image.Image] = []
-        with for_drawing:
+        with attached(drawing=True):
             for strength in strengths:
                 pictures += retouch(
                     pipe,
                     record,
                     [photo],
-                    request.prompt,
+                    prompt,
                     control=strength,
                     guidance=job.guidance,
                     negative=request.negative,
@@ -126,6 +126,7 @@ def draw_edit(job: EditJob, models: Models, listener: Listener) -> Edited:
     about = {
         **job.recorded,
         "source": source,
+        "prompt": prompt,
         "method": record.method,
         "method_options": dict(record.options or {}),
         "control": None if control is None else asdict(control),
@@ -180,30 +181,31 @@ def _sheet(photo: Image.Image, pictures: list[Image.Image]) -> Image.Image:
 
 @contextmanager
 def _attached(
-    job: EditJob, pipe: Any, adapters: list[Any], photo: Image.Image, points: np.ndarray | None
-) -> Iterator[AbstractContextManager[Any]]:
-    """The adapters that are told who it is, from the inversion on; gives the scope of the others, which edit
-    prompts and have no part in an inversion. The face stands as it stands in the photo."""
+    job: EditJob,
+    pipe: Any,
+    adapters: list[Any],
+    photo: Image.Image,
+    points: np.ndarray | None,
+    *,
+    drawing: bool,
+) -> Iterator[None]:
+    """The adapters, for the inversion or for the drawing. The face stands as it stands in the photo.
+
+    Those that are told who it is are there for both, so that guidance leads only where the words differ;
+    those that edit prompts, and what makes somebody else of the person, have no part in the inversion.
+    """
     if job.cast is None:
-        yield nullcontext()
+        yield
         return
     assert job.face is not None and points is not None  # prepare has read the face
     pose = replace(job.face, keypoints=points, image_size=photo.size)
-    cast = job.cast
-
-    def scope(adapter: Any, use: AdapterUse) -> AbstractContextManager[Any]:
-        who = cast.on_canvas if adapter.encoders else None
-        posed = pose if adapter.holds_pose else None
-        return adapter.attach(pipe, who, scale=use.scale, pose=posed, **use.options)
-
-    pairs = list(zip(adapters, job.adapters, strict=True))
-    with _all(scope(*pair) for pair in pairs if pair[0].encoders):
-        yield _all(scope(*pair) for pair in pairs if not pair[0].encoders)
-
-
-@contextmanager
-def _all(scopes: Iterable[AbstractContextManager[Any]]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for scope in scopes:
-            stack.enter_context(scope)
+    with ExitStack() as scopes:
+        for adapter, use in zip(adapters, job.adapters, strict=True):
+            if not drawing and not adapter.encoders:
+                continue
+            left_out = () if drawing else adapter.drawing_options
+            options = {name: value for name, value in use.options.items() if name not in left_out}
+            who = job.cast.on_canvas if adapter.encoders else None
+            posed = pose if adapter.holds_pose else None
+            scopes.enter_context(adapter.attach(pipe, who, scale=use.scale, pose=posed, **options))
         yield

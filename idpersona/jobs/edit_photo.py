@@ -96,7 +96,7 @@ def head(photo: Image.Image, points: np.ndarray | None) -> np.ndarray:
     return head_mask(photo.size, points)
 
 
-def checked_control(job: EditJob, pipe: Any, source: str) -> Control | None:
+def checked_control(job: EditJob, pipe: Any, source: str, prompt: str) -> Control | None:
     """The job's control with the places of its words, when prompts and words go together.
 
     Raises:
@@ -107,11 +107,11 @@ def checked_control(job: EditJob, pipe: Any, source: str) -> Control | None:
 
     request = job.request
     if job.control is None:
-        concepts(source, request.prompt)
+        concepts(source, prompt)
         return None
-    blend = _blend(pipe.tokenizer, request.words, source, request.prompt)
+    blend = _blend(pipe.tokenizer, request.words, source, prompt)
     control = replace(job.control, blend=blend)
-    plan(pipe.tokenizer, control, source, request.prompt)
+    plan(pipe.tokenizer, control, source, prompt)
     return control
 
 

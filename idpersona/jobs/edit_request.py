@@ -18,14 +18,15 @@ class EditRequest:
 
     Attributes:
         photo: path, or ``sample:NAME``.
-        prompt, source: what the picture shall show, and what the photo shows.
+        prompt, source: what the picture shall show, and what the photo shows. Without a prompt an adapter
+            alone changes the photo.
         inversion: file of one that was made before.
         grid: draw a ladder of strengths, too.
         consent: the person in the photo agreed.
     """
 
     photo: str
-    prompt: str
+    prompt: str | None
     source: str | None = None
     method: str | None = None
     words: tuple[str, ...] = ()
@@ -79,6 +80,8 @@ class EditRequest:
         ):
             if text is not None:
                 limits.text(option, text)
+        if self.prompt is None and not self.adapters:
+            raise BadInput("give --prompt, or an --adapter that changes the photo")
         self._check_words()
         limits.device(self.device)
         return self

@@ -51,6 +51,7 @@ class Job:
         adapters: in the order in which they are attached.
         loras: (file, weight).
         seeds: one for each picture.
+        variations: for each picture (seed of other noise, part of it), or None.
         recorded: the part of the settings that is known already.
     """
 
@@ -65,6 +66,7 @@ class Job:
     guidance: float
     size: tuple[int, int] | None
     seeds: tuple[int, ...]
+    variations: tuple[tuple[int, float] | None, ...]
     pose: Identity | None
     device: str | None
     dtype: str | None
@@ -136,7 +138,11 @@ def prepare(
         steps=int(defaults["steps"] if request.steps is None else request.steps),
         guidance=float(defaults["guidance"] if request.guidance is None else request.guidance),
         size=request.size,
-        seeds=tuple((first + i) % 2**63 for i in range(count)),
+        seeds=tuple(_following(first, 0 if request.vary else i) for i in range(count)),
+        variations=tuple(
+            None if request.vary is None else (_following(request.vary[0], i), request.vary[1])
+            for i in range(count)
+        ),
         pose=_pose(request.pose, reading.encoders, listener),
         device=request.device,
         dtype=request.dtype,
@@ -148,6 +154,10 @@ def prepare(
             **made_with,
         },
     )
+
+
+def _following(seed: int, number: int) -> int:
+    return (seed + number) % 2**63
 
 
 def adapter_uses(

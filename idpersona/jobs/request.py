@@ -31,6 +31,7 @@ class Request:
         scale: of adapters without their own.
         options: the adapters' own.
         steps, guidance, size, seed: of the diffusion.
+        vary: seed of other noise, and how much of it is mixed into the seed's, 0..1: a picture near another.
         pose: photo whose face gives the key points.
         device, dtype: where and how it is computed.
         safety_checker: whether the base's own checker stays on.
@@ -56,6 +57,7 @@ class Request:
     guidance: float | None = None
     size: tuple[int, int] | None = None
     seed: int | None = None
+    vary: tuple[int, float] | None = None
     pose: str | None = None
     device: str | None = None
     dtype: str | None = None
@@ -72,6 +74,9 @@ class Request:
         limits.strengths(self.scale, self.steps, self.guidance)
         if self.seed is not None:
             limits.whole("--seed", self.seed, limits.SEED)
+        if self.vary is not None:
+            limits.whole("the seed of --vary", self.vary[0], limits.SEED)
+            limits.number("the amount of --vary", self.vary[1], (0.0, 1.0))
         if self.size is not None:
             limits.size("x".join(map(str, self.size)))
         if self.dtype is not None:
@@ -105,6 +110,8 @@ class Request:
         """
         if self.prompt is None:
             raise BadInput("give --prompt, or --from PNG to repeat a picture")
+        if self.vary is not None and self.seed is None:
+            raise BadInput("--vary changes the picture of a seed: give --seed, or --from PNG")
         if not (self.identity or self.photos or self.persons):
             raise BadInput("give --identity FILE, --photo PHOTO or --person FILE@REGION: whose picture?")
         if self.masks and not self.photos:
@@ -201,6 +208,7 @@ def recorded_request(
             guidance=float(settings["guidance"]),
             size=(settings["width"], settings["height"]),
             seed=settings["seed"],
+            vary=_variation(settings.get("vary")),
             pose=sources.find(pose) if pose else None,
             device=settings["device"],
             dtype=settings["dtype"],
@@ -218,6 +226,16 @@ def recorded_request(
 def _place(entry: Any, sources: Sources) -> str:
     """A recorded region or mask: words as they are, a file where it lies now."""
     return sources.find(entry) if isinstance(entry, dict) else str(entry)
+
+
+def _variation(entry: Any) -> tuple[int, float] | None:
+    return None if entry is None else (_integer(entry["seed"]), float(entry["amount"]))
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("vary")
+    return value
 
 
 def _check_types(request: Request) -> None:

@@ -332,3 +332,35 @@ def test_weighted_prompts_are_drawn_and_repeated(draw, tmp_path):
     assert not np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "plain.png"))
     draw("--from", tmp_path / "a.png", "--plain", "--steps", 1, "-o", tmp_path / "c.png", prompt=False).done()
     assert np.array_equal(pixels(tmp_path / "plain.png"), pixels(tmp_path / "c.png"))
+
+
+def test_variations_are_near_the_picture_and_can_be_repeated(draw, run, tmp_path):
+    draw("--seed", 3, "-o", tmp_path / "a.png").done()
+    draw("--seed", 3, "--vary", "5:0", "-o", tmp_path / "same.png").done()
+    assert np.array_equal(pixels(tmp_path / "a.png"), pixels(tmp_path / "same.png"))
+    draw("--seed", 3, "--vary", "5:0.2", "-n", 2, "-o", tmp_path / "v.png").done()
+    near, other = tmp_path / "v-0.png", tmp_path / "v-1.png"
+    assert [read_settings(path)["seed"] for path in (near, other)] == [3, 3]
+    assert [read_settings(path)["vary"] for path in (near, other)] == [
+        {"seed": 5, "amount": 0.2},
+        {"seed": 6, "amount": 0.2},
+    ]
+    assert not np.array_equal(pixels(near), pixels(other))
+    draw("--seed", 5, "-o", tmp_path / "b.png").done()
+    distance = [np.abs(pixels(near).astype(float) - pixels(tmp_path / f"{n}.png")).mean() for n in "ab"]
+    assert 0 < distance[0] < distance[1]
+    draw("--seed", 3, "--vary", "5:1", "-o", tmp_path / "c.png").done()
+    assert np.abs(pixels(tmp_path / "b.png").astype(int) - pixels(tmp_path / "c.png")).max() <= 1
+    run("generate", "--from", other, "-o", tmp_path / "again.png").done()
+    assert np.array_equal(pixels(other), pixels(tmp_path / "again.png"))
+
+
+@pytest.mark.parametrize(
+    "words", [("--vary", "5"), ("--vary", "x:0.1"), ("--vary", "5:1.5"), ("--vary", "-1:0.5")]
+)
+def test_a_variation_of_another_form_is_refused(draw, tmp_path, words):
+    draw("--seed", 3, *words, "-o", tmp_path / "a.png").refused("--vary")
+
+
+def test_a_variation_needs_the_seed_of_what_it_varies(draw, tmp_path):
+    draw("--vary", "5:0.5", "-o", tmp_path / "a.png").refused("--seed")

@@ -1,0 +1,66 @@
+"""The page: its tabs, and what all of them share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from idpersona.app.running import session_of
+from idpersona.app.studio import Studio
+from idpersona.app.tabs import about, compare, create, edit, identities, models
+from idpersona.app.tabs.shared import Shared
+
+HERE = Path(__file__).parent
+TITLE = "idpersona studio"
+
+
+def style() -> dict[str, Any]:
+    """What Gradio takes when the page is put into a server: colours, style sheet, scripts."""
+    from gradio.themes import Soft
+
+    theme = Soft(
+        primary_hue="indigo",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return {
+        "theme": theme,
+        "css": (HERE / "page.css").read_text("utf-8"),
+        "head": '<meta name="description" content="Pictures and edits that keep who is in them">',
+        "js": (HERE / "page.js").read_text("utf-8"),
+    }
+
+
+def make_page(studio: Studio) -> gr.Blocks:
+    """The whole page, for one studio."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600), fill_width=True) as page:
+        gr.HTML(
+            '<header class="idp-head"><h1>idpersona studio</h1>'
+            "<p>Give a photo of someone, say what the picture shall show, and it stays the same person.</p>"
+            "</header>"
+        )
+        shared = Shared(studio, page)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Create", id="create", elem_id="tab-create"):
+                create.build(shared)
+            with gr.Tab("Edit", id="edit", elem_id="tab-edit"):
+                edit.build(shared)
+            with gr.Tab("Identities", id="identities", elem_id="tab-identities"):
+                identities.build(shared)
+            with gr.Tab("Compare", id="compare", elem_id="tab-compare"):
+                compare.build(shared)
+            with gr.Tab("Models", id="models", elem_id="tab-models"):
+                models.build(shared)
+            with gr.Tab("About", id="about", elem_id="tab-about"):
+                about.build(shared)
+        shared.connect()
+
+        def gone(request: gr.Request) -> None:
+            # A Gradio client has no cookie to come back with.
+            if not request.cookies:
+                studio.sessions.remove(session_of(studio, request).key)
+
+        page.unload(gone)
+    return page

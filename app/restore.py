@@ -1,0 +1,181 @@
+"""From a picture back to what it was asked with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from idpersona.app.asks import Create, Person
+from idpersona.app.people_choice import IDENTITY, PHOTO, label_of
+from idpersona.app.sessions import Session, StoredPicture
+from idpersona.app.sources import SessionSources
+from idpersona.app.speech import speak
+from idpersona.app.studio import Studio
+from idpersona.app.uploads import safe_name
+from idpersona.errors import BadInput, IdPersonaError
+from idpersona.images import SAMPLE_PREFIX
+from idpersona.jobs.listener import Listener
+from idpersona.jobs.request import Request, recorded_request
+from idpersona.provenance import read_settings
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a picture was asked with.
+
+    Attributes:
+        create: as it was asked.
+        chosen: people as the page names them; empty where they are not here.
+        regions: of several people, as the page draws them.
+        notes: what is not as it was.
+    """
+
+    create: Create
+    chosen: tuple[str, ...]
+    regions: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    def ask(self, **changes: Any) -> Create:
+        """The request, with changes."""
+        return replace(self.create, **changes)
+
+
+class _Notes(Listener):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+
+def restore(
+    studio: Studio, session: Session, picture: StoredPicture | bytes, name: str = "the picture"
+) -> Restored:
+    """What a picture of this session, or a file that was dropped, was asked with.
+
+    People who are not in the session are left open, with a note: settings alone are worth having.
+
+    Raises:
+        PhotoError: the file is no PNG of ours.
+        BadInput: its settings are damaged, or it is no created picture.
+        UnknownName: its model or method is not offered here.
+    """
+    if isinstance(picture, StoredPicture):
+        settings = picture.settings
+    else:
+        settings = _settings_of(session, picture, safe_name(name), studio.settings.max_upload)
+    listener = _Notes()
+    sources = SessionSources(session, safe_name(name))
+    notes: list[str] = []
+    try:
+        request = recorded_request(settings, sources, Request(), listener)
+    except IdPersonaError as error:
+        # Whose picture it was may not be here; the rest is read as if somebody else was given.
+        request = recorded_request(settings, sources, Request(identity="-"), listener)
+        notes.append(speak(str(error), session.names()))
+    adapters = request.adapters
+    catalogue = studio.catalogue
+    base = str(request.base)
+    catalogue.base(base)
+    for label, _ in adapters:
+        catalogue.adapter(label)
+    size = request.size or (1, 1)
+    people, regions = _people(session, request, size)
+    create = Create(
+        people=people,
+        prompt=request.prompt or "",
+        negative=request.negative,
+        base=base,
+        method=adapters[0][0],
+        helpers=tuple(label for label, _ in adapters[1:]),
+        options=tuple((option.adapter, option.name, option.value) for option in request.options),
+        scale=adapters[0][1],
+        steps=request.steps,
+        guidance=request.guidance,
+        size=request.size,
+        seed=request.seed,
+        vary=request.vary,
+        pose=None if request.pose is None else _id(session, request.pose).removeprefix(PHOTO),
+        face=request.face,
+        consent=bool(request.consent),
+        weighted=bool(request.weighted),
+    )
+    chosen = tuple(
+        f"{IDENTITY}{person.identity}"
+        if person.identity
+        else photo
+        if photo.startswith(SAMPLE_PREFIX)
+        else f"{PHOTO}{photo}"
+        for person in people
+        for photo in (person.photos or ("",))
+    )
+    told = [*notes, *(speak(text) for text in listener.told)]
+    return Restored(create, chosen, tuple(regions), tuple(told))
+
+
+def _settings_of(session: Session, data: bytes, name: str, most: int) -> dict[str, Any]:
+    if len(data) > most:
+        raise BadInput(f"{name} is larger than the {most >> 20} MiB allowed")
+    _, path = session.new_path(".upload.png")
+    try:
+        path.write_bytes(data)
+        return read_settings(path)
+    except IdPersonaError as error:
+        raise type(error)(str(error).replace(str(path), name)) from None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _people(
+    session: Session, request: Request, size: tuple[int, int]
+) -> tuple[tuple[Person, ...], list[dict[str, Any]]]:
+    if request.persons:
+        people: list[Person] = []
+        regions: list[dict[str, Any]] = []
+        for text in request.persons:
+            file, _, place = text.rpartition("@")
+            try:
+                x, y, width, height = (int(part) for part in place.split(","))
+            except ValueError:
+                raise BadInput(
+                    "this picture has regions from mask files, which the page does not draw"
+                ) from None
+            chosen = _id(session, file)
+            person = Person(region=(x, y, width, height), **_named(chosen))
+            people.append(person)
+            regions.append(
+                {
+                    "id": chosen,
+                    "label": label_of(session, chosen),
+                    "x": x / size[0],
+                    "y": y / size[1],
+                    "w": width / size[0],
+                    "h": height / size[1],
+                }
+            )
+        return tuple(people), regions
+    if request.identity and request.identity != "-":
+        return (Person(**_named(_id(session, request.identity))),), []
+    if request.photos:
+        photos = tuple(_id(session, photo).removeprefix(PHOTO) for photo in request.photos)
+        return (Person(photos=photos),), []
+    return (), []
+
+
+def _named(chosen: str) -> dict[str, Any]:
+    if chosen.startswith(IDENTITY):
+        return {"identity": chosen.removeprefix(IDENTITY)}
+    return {"photos": (chosen.removeprefix(PHOTO),)}
+
+
+def _id(session: Session, place: str) -> str:
+    """What the page calls a file of the session, or a sample."""
+    if place.startswith(SAMPLE_PREFIX):
+        return place
+    for photo in session.photos.values():
+        if str(photo.path) == place:
+            return f"{PHOTO}{photo.id}"
+    for stored in session.identities.values():
+        if str(stored.path) == place:
+            return f"{IDENTITY}{stored.id}"
+    raise BadInput("a photo of this picture is not here any more")

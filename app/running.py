@@ -1,0 +1,122 @@
+"""From a button to a job and back: progress while it runs, a readable toast when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from idpersona.app import markup
+from idpersona.app.engine import Cancelled, Ticket
+from idpersona.app.guard import session_key
+from idpersona.app.sessions import Session
+from idpersona.app.speech import speak
+from idpersona.app.studio import Studio
+from idpersona.errors import IdPersonaError
+
+T = TypeVar("T")
+POLL = 0.15
+log = logging.getLogger(__name__)
+
+
+def session_of(studio: Studio, request: gr.Request) -> Session:
+    """The session of the browser, or Gradio client, that asks."""
+    return studio.sessions.get(session_key(dict(request.cookies or {}), request.session_hash))
+
+
+def toast(error: Exception, session: Session | None = None) -> gr.Error:
+    """An error as people read it; what is our own defect stays in the log."""
+    if isinstance(error, IdPersonaError):
+        told = speak(str(error), None if session is None else session.names())
+        return gr.Error(told, duration=20, title="That did not work", print_exception=False)
+    log.error("the studio failed", exc_info=error)
+    return gr.Error(
+        f"Something went wrong inside ({type(error).__name__}); the studio's log says more.",
+        duration=20,
+        title="A defect",
+        print_exception=False,
+    )
+
+
+async def follow(
+    studio: Studio, request: gr.Request, start: Callable[[Session], Ticket[T]]
+) -> AsyncIterator[tuple[str, Ticket[T] | None]]:
+    """Run a job and tell how far it is.
+
+    Yields (HTML of the progress, None) while it runs, and ("", ticket) when its result is there. A job that
+    nobody watches any more is called off.
+
+    Raises:
+        gr.Error: a toast with what went wrong; none for a job that was called off, which ends quietly.
+    """
+    session = session_of(studio, request)
+    ticket: Ticket[T] | None = None
+    shown = ""
+    try:
+        studio.rate.take(str(request.client.host) if request.client else "unknown")
+        ticket = await asyncio.to_thread(start, session)
+        while not ticket.ended.is_set():
+            told = markup.progress(ticket, studio.engine.position(ticket))
+            if told != shown:
+                shown = told
+                yield told, None
+            await asyncio.sleep(POLL)
+        ticket.wait(0)
+    except Cancelled:
+        yield markup.hint("Cancelled."), None
+        return
+    except Exception as error:
+        yield "", None
+        raise toast(error, session) from None
+    finally:
+        if ticket is not None and not ticket.ended.is_set():
+            studio.engine.cancel(session.key, ticket)
+    yield "", ticket
+
+
+def guarded(studio: Studio, request: gr.Request, work: Callable[[Session], T]) -> T:
+    """The result of something short; errors become toasts."""
+    session = session_of(studio, request)
+    try:
+        return work(session)
+    except Exception as error:
+        raise toast(error, session) from None
+
+
+def cancel_all(studio: Studio, request: gr.Request) -> None:
+    """Call off what this browser has in the line."""
+    if not studio.engine.cancel(session_of(studio, request).key):
+        gr.Info("Nothing is running.")
+
+
+def value(given: Any) -> Any:
+    """None for what was left empty."""
+    return None if given in ("", []) else given
+
+
+def received(studio: Studio, files: Any) -> list[tuple[bytes, str]]:
+    """Bytes and names of files that Gradio has taken; its own copies are removed.
+
+    Gradio has checked that the paths lie in its folder; that is checked again, so that nothing else is ever
+    opened.
+    """
+    from pathlib import Path
+
+    root = (studio.sessions.root / "gradio").resolve()
+    found: list[tuple[bytes, str]] = []
+    for file in files if isinstance(files, list) else [files] if files else []:
+        path = Path(file)
+        inside = path.resolve()
+        if path.is_symlink() or not inside.is_relative_to(root) or not inside.is_file():
+            raise ValueError("a file that was not given here")
+        try:
+            if inside.stat().st_size > studio.settings.max_upload:
+                found.append((b"\0" * (studio.settings.max_upload + 1), path.name))
+            else:
+                found.append((inside.read_bytes(), path.name))
+        finally:
+            inside.unlink(missing_ok=True)
+    return found

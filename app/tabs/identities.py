@@ -1,0 +1,195 @@
+"""*Identities*: read once who is in photos, look at what was found, and keep it as a small file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from idpersona.app import markup, people_choice
+from idpersona.app.faces import Looked, look_at
+from idpersona.app.running import follow, guarded, received, session_of, toast, value
+from idpersona.app.sessions import Session
+from idpersona.app.tabs.shared import QUIET, Shared
+from idpersona.errors import BadInput
+
+EMPTY = "Choose photos on the left, and the faces in them are shown here."
+
+
+def build(shared: Shared) -> None:
+    """The tab."""
+    studio = shared.studio
+    offered = studio.catalogue
+    methods = offered.methods(None)
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            who = shared.who("identities")
+            name = gr.Textbox(label="Name", placeholder="Ada", max_length=80, elem_id="identities-name")
+            method = gr.Dropdown(
+                methods,
+                value=methods[0] if methods else None,
+                label="For which method",
+                info="Each method reads a photo with encoders of its own.",
+                elem_id="identities-method",
+            )
+            face = gr.Number(
+                value=None,
+                precision=0,
+                minimum=0,
+                label="Face",
+                info="Its number on the right; empty: the largest.",
+                elem_id="identities-face",
+            )
+            consent = gr.Checkbox(
+                label="This person agreed to this use",
+                info="The answer is written into the identity.",
+                elem_id="identities-consent",
+            )
+            start, _, status = shared.buttons("identities", "Read identity")
+            load = gr.File(
+                label="Drop an identity file (.safetensors) to load it", height=90, elem_id="identities-load"
+            )
+        with gr.Column(scale=6, min_width=320):
+            faces = gr.HTML(markup.hint(EMPTY), elem_id="identities-faces")
+            told = gr.HTML(elem_id="identities-notes")
+            kept = gr.HTML(elem_id="identities-list")
+            with gr.Row():
+                compare = gr.Button("Compare the two chosen", elem_id="identities-compare")
+                merge = gr.Button("Merge the chosen", elem_id="identities-merge")
+                remove = gr.Button("Delete the chosen", variant="stop", elem_id="identities-delete")
+            likeness = gr.HTML(elem_id="identities-likeness")
+
+    async def look(picked: list[str], request: gr.Request) -> str:
+        session = session_of(studio, request)
+        photos = [
+            people_choice.photo_id(one)
+            for one in people_choice.known(session, picked)
+            if not one.startswith(people_choice.IDENTITY)
+        ]
+        if not photos:
+            return markup.hint(EMPTY)
+        try:
+            ticket = look_at(studio, session, photos)
+            while not ticket.ended.is_set():
+                await asyncio.sleep(0.05)
+            return "".join(_shown(one) for one in ticket.wait(0))
+        except Exception as error:
+            raise toast(error, session) from None
+
+    async def read(
+        picked: list[str], called: str, how: str, which: float | None, agreed: bool, request: gr.Request
+    ) -> AsyncIterator[Any]:
+        def begin(session: Session) -> Any:
+            photos = people_choice.known(session, picked or [])
+            if any(one.startswith(people_choice.IDENTITY) for one in photos):
+                raise BadInput("an identity is read from photos: choose photos only, or merge identities")
+            return studio.read(
+                session,
+                tuple(people_choice.photo_id(one) for one in photos),
+                value(called) or "identity",
+                method=how,
+                face=None if which is None else int(which),
+                consent=bool(agreed),
+            )
+
+        async for progress, ticket in follow(studio, request, begin):
+            session = session_of(studio, request)
+            if ticket is None:
+                yield progress, gr.skip(), gr.skip()
+            else:
+                yield progress, markup.notes(ticket.notes), _listed(session)
+
+    def loaded(file: Any, request: gr.Request) -> Any:
+        if not file:
+            return gr.skip(), gr.skip()
+        for data, called in received(studio, file):
+            guarded(studio, request, lambda session, d=data, c=called: studio.add_identity(session, d, c))
+        return None, _listed(session_of(studio, request))
+
+    def merged(picked: list[str], called: str, request: gr.Request) -> str:
+        guarded(studio, request, lambda s: studio.merge(s, _identities(s, picked), value(called) or "merged"))
+        return _listed(session_of(studio, request))
+
+    def removed(picked: list[str], request: gr.Request) -> str:
+        session = session_of(studio, request)
+        for one in people_choice.known(session, picked):
+            if one.startswith(people_choice.IDENTITY):
+                session.remove_identity(one.removeprefix(people_choice.IDENTITY))
+            else:
+                session.remove_photo(people_choice.photo_id(one))
+        return _listed(session)
+
+    async def compared(picked: list[str], request: gr.Request) -> AsyncIterator[Any]:
+        async for progress, ticket in follow(studio, request, lambda s: studio.alike(s, tuple(picked or ()))):
+            if ticket is None or ticket.result is None:
+                yield progress, gr.skip()
+                continue
+            found = ticket.result
+            same = "one person" if found["same_person"] else "different people"
+            yield (
+                progress,
+                markup.hint(
+                    f"Likely {same}: likeness {found['similarity']:.3f}; one person has "
+                    f"{found['threshold']:.3f} or more ({found['measure']} of {found['encoder']})."
+                ),
+            )
+
+    everybody = shared.choices
+    who.chosen.change(look, who.chosen, faces, concurrency_limit=None, **QUIET)
+    start.click(
+        read, [who.chosen, name, method, face, consent], [status, told, kept], concurrency_limit=None, **QUIET
+    ).then(shared.refresh_all, None, everybody, queue=False, **QUIET)
+    load.upload(loaded, load, [load, kept], **QUIET).then(
+        shared.refresh_all, None, everybody, queue=False, **QUIET
+    )
+    merge.click(merged, [who.chosen, name], kept, **QUIET).then(
+        shared.refresh_all, None, everybody, queue=False, **QUIET
+    )
+    remove.click(removed, who.chosen, kept, **QUIET).then(
+        shared.refresh_all, None, everybody, queue=False, **QUIET
+    )
+    compare.click(compared, who.chosen, [status, likeness], concurrency_limit=None, **QUIET)
+    def opened(request: gr.Request) -> str:
+        return _listed(session_of(studio, request))
+
+    shared.loads.append(lambda: shared.page.load(opened, None, kept, **QUIET))
+
+
+def _identities(session: Session, picked: list[str] | None) -> tuple[str, ...]:
+    known = people_choice.known(session, picked or [])
+    prefix = people_choice.IDENTITY
+    return tuple(one.removeprefix(prefix) for one in known if one.startswith(prefix))
+
+
+def _shown(looked: Looked) -> str:
+    hints = [f"Face {number}: {text}" for number, texts in enumerate(looked.hints) for text in texts]
+    if not looked.boxes:
+        hints = ["No face was found: use a sharper photo with the face upright, at least 80 px wide."]
+    return markup.boxes(looked.image, looked.name, looked.boxes) + markup.notes(hints)
+
+
+def _listed(session: Session) -> str:
+    with session.lock:
+        stored = list(session.identities.values())
+    if not stored:
+        return markup.hint("No identities yet.")
+    rows: list[list[str]] = []
+    for one in stored:
+        known = one.identity
+        link = f'<a href="studio/identities/{one.id}" download>Save</a>'
+        agreed = "yes" if known.consent else "not said"
+        rows.append(
+            [
+                markup.escape(one.name),
+                known.kind,
+                ", ".join(known.features),
+                str(len(known.sources)),
+                agreed,
+                link,
+            ]
+        )
+    return markup.table(
+        ["Name", "Of a", "Read with", "Photos", "Consent", "File"], rows, "Identities of this session"
+    )
