@@ -8,12 +8,13 @@ from PIL import Image
 
 from idpersona.encoders import FaceEncoder, get_encoder, read_identity, similarity
 from idpersona.encoders.base import tells_people_apart
+from idpersona.encoders.similarity import Similarity
 from idpersona.errors import IdPersonaError
 from idpersona.identity import Identity
 
 
-def likeness(picture: Image.Image, members: Sequence[Identity]) -> float | None:
-    """Identity similarity of the largest face to its person; the smallest where there are several people.
+def likeness(picture: Image.Image, members: Sequence[Identity]) -> Similarity | None:
+    """Identity similarity of the largest face to the person; None where there are several people.
 
     Measured by an encoder of the identity that tells people apart, in that encoder's measure (1 is equal);
     None where no encoder does, or no face is found. An encoder that the method was given flatters the method:
@@ -29,5 +30,5 @@ def likeness(picture: Image.Image, members: Sequence[Identity]) -> float | None:
                 seen = read_identity(picture, name)
             except IdPersonaError:
                 return None
-            return float(similarity(known, seen, name)["similarity"])
+            return similarity(known, seen, name)
     return None

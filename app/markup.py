@@ -73,7 +73,7 @@ def _figure(picture: StoredPicture) -> str:
     width, height = picture.size
     facts = [f"seed {told['seed']}"] if "seed" in told else []
     if picture.similarity is not None:
-        facts.append(f"likeness {picture.similarity:.2f}")
+        facts.append(f"likeness {picture.similarity:.2f} (one person: {picture.threshold:.2f} or more)")
     link = address(picture)
     name = f"idpersona-{picture.id}.png"
     actions = ""

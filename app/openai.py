@@ -5,7 +5,6 @@ Every request has a session of its own, which is removed with all its files when
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import json
@@ -13,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -42,13 +41,13 @@ from idpersona.app.openai_schema import (
     PictureIdentity,
     PicturesAnswer,
 )
-from idpersona.app.sessions import Session, Sessions, StoredPicture
+from idpersona.app.running import outcome
+from idpersona.app.sessions import Session, StoredPicture
 from idpersona.app.studio import Studio
 from idpersona.errors import IdPersonaError
 from idpersona.images import SAMPLE_PREFIX
 from idpersona.jobs import limits
 
-T = TypeVar("T")
 DESCRIPTION = """Pictures of a person, in the form of OpenAI's image interface.
 
 `identity` says whose picture it shall be. With a password, the API key is `USER:PASSWORD`."""
@@ -97,7 +96,7 @@ def _router(studio: Studio) -> APIRouter:
                 return studio.create(session, _create(studio, session, body))
 
             ticket = await run_in_threadpool(start)
-            return _answer(await _outcome(studio, ticket, request), ticket)
+            return _answer(await outcome(studio, ticket, request), ticket)
 
     form = {"schema": _form_schema()}
 
@@ -142,7 +141,7 @@ def _router(studio: Studio) -> APIRouter:
                 )
 
             ticket = await run_in_threadpool(start)
-            return _answer([await _outcome(studio, ticket, request)], ticket)
+            return _answer([await outcome(studio, ticket, request)], ticket)
 
     return router
 
@@ -150,24 +149,8 @@ def _router(studio: Studio) -> APIRouter:
 @asynccontextmanager
 async def _own_session(studio: Studio, request: Request) -> AsyncIterator[Session]:
     studio.rate.take(client_of(request.scope))
-    key = f"request {Sessions.new_key()}"
-    session = studio.sessions.get(key)
-    try:
+    with studio.guest() as session:
         yield session
-    finally:
-        # What runs ends within a step; its files go with the session.
-        studio.engine.cancel(key)
-        await run_in_threadpool(studio.sessions.remove, key)
-
-
-async def _outcome(studio: Studio, ticket: Ticket[T], request: Request) -> T:
-    """The result; the job is called off when nobody waits for it any more."""
-    while not ticket.ended.is_set():
-        if await request.is_disconnected():
-            studio.engine.cancel(ticket.owner)
-            raise ApiError(499, "nobody waits for the answer")
-        await asyncio.sleep(0.05)
-    return ticket.wait(0)
 
 
 def _create(studio: Studio, session: Session, body: GenerationRequest) -> Create:

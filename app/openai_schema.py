@@ -18,8 +18,8 @@ class PersonInput(_Strict):
     """One person of several: a photo or an identity file, and where in the picture."""
 
     photo: Base64 | None = None
-    file: Base64 | None = Field(None, description="Identity file (safetensors).")
-    sample: str | None = Field(None, description="Name of a sample photo, as astronaut.")
+    file: Base64 | None = Field(default=None, description="Identity file (safetensors).")
+    sample: str | None = Field(default=None, description="Name of a sample photo, as astronaut.")
     region: tuple[int, int, int, int] = Field(
         description="Box in pixels of the picture: x, y, width, height."
     )
@@ -30,37 +30,41 @@ class IdentityInput(_Strict):
 
     photos: list[Base64] = Field(default_factory=list[str], max_length=8)
     file: Base64 | None = Field(
-        None, description="Identity file (safetensors), as idpersona identify writes it."
+        default=None, description="Identity file (safetensors), as idpersona identify writes it."
     )
-    sample: str | None = Field(None, description="Name of a sample photo, as astronaut.")
+    sample: str | None = Field(default=None, description="Name of a sample photo, as astronaut.")
     people: list[PersonInput] = Field(default_factory=list[PersonInput], max_length=8)
-    adapter: str | None = Field(None, description="Method [default: the first that the model has].")
-    scale: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="Strength of the method.")
-    face: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Which face in the photos, 0 the largest."
+    adapter: str | None = Field(default=None, description="Method [default: the first that the model has].")
+    scale: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        default=None, description="Strength of the method."
     )
-    pose: Base64 | None = Field(None, description="Photo whose face gives position and size.")
-    consent: bool = Field(False, description="The people in the photos agreed; written into the picture.")
+    face: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Which face in the photos, 0 the largest."
+    )
+    pose: Base64 | None = Field(default=None, description="Photo whose face gives position and size.")
+    consent: bool = Field(
+        default=False, description="The people in the photos agreed; written into the picture."
+    )
 
 
 class GenerationRequest(_Strict):
     """As OpenAI's, with ``identity`` and what a diffusion model takes besides."""
 
     prompt: str = Field(min_length=1, max_length=20_000)
-    model: str | None = Field(None, description="A model of GET /v1/models [default: the first].")
+    model: str | None = Field(default=None, description="A model of GET /v1/models [default: the first].")
     n: Annotated[int, Field(ge=1, le=8)] | None = 1
-    size: str | None = Field(None, description="auto, or WIDTHxHEIGHT in multiples of 8.")
+    size: str | None = Field(default=None, description="auto, or WIDTHxHEIGHT in multiples of 8.")
     response_format: Literal["b64_json"] | None = Field(
-        None, description="Pictures are not kept on the server, so there are no addresses of them."
+        default=None, description="Pictures are not kept on the server, so there are no addresses of them."
     )
-    output_format: Literal["png"] | None = Field(None, description="PNG, which carries the settings.")
+    output_format: Literal["png"] | None = Field(default=None, description="PNG, which carries the settings.")
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto"] | None = None
     quality: Literal["auto", "standard"] | None = None
     stream: Literal[False] | None = None
-    user: str | None = Field(None, max_length=400, description="Taken, and not used.")
+    user: str | None = Field(default=None, max_length=400, description="Taken, and not used.")
     identity: IdentityInput | None = None
-    negative_prompt: str | None = Field(None, max_length=20_000)
+    negative_prompt: str | None = Field(default=None, max_length=20_000)
     seed: Seed | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     guidance: Annotated[float, Field(ge=0, le=50)] | None = None
@@ -69,14 +73,14 @@ class GenerationRequest(_Strict):
 class EditIdentity(_Strict):
     """How the photo is changed, and what keeps its person."""
 
-    source: str | None = Field(None, max_length=20_000, description="What the photo shows.")
-    method: str | None = Field(None, description="Inversion [default: direct].")
+    source: str | None = Field(default=None, max_length=20_000, description="What the photo shows.")
+    method: str | None = Field(default=None, description="Inversion [default: direct].")
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     words: list[str] = Field(
         default_factory=list[str], max_length=20, description="Change only where these are."
     )
     keep_background: bool = False
-    adapter: str | None = Field(None, description="Method that keeps the person besides.")
+    adapter: str | None = Field(default=None, description="Method that keeps the person besides.")
     scale: Annotated[float, Field(ge=0, le=2)] | None = None
     face: Annotated[int, Field(ge=0)] | None = None
     consent: bool = False
@@ -95,7 +99,7 @@ class EditRequestBody(_Strict):
     moderation: Literal["auto"] | None = None
     quality: Literal["auto", "standard"] | None = None
     stream: Literal[False] | None = None
-    user: str | None = Field(None, max_length=400)
+    user: str | None = Field(default=None, max_length=400)
     identity: EditIdentity = EditIdentity()
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     guidance: Annotated[float, Field(ge=0, le=50)] | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from idpersona.app.endpoints import add_endpoints
 from idpersona.app.running import session_of
 from idpersona.app.studio import Studio
 from idpersona.app.tabs import about, compare, create, edit, identities, models
@@ -56,6 +57,7 @@ def make_page(studio: Studio) -> gr.Blocks:
             with gr.Tab("About", id="about", elem_id="tab-about"):
                 about.build(shared)
         shared.connect()
+        add_endpoints(studio)
 
         def gone(request: gr.Request) -> None:
             # A Gradio client has no cookie to come back with.

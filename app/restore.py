@@ -65,7 +65,7 @@ def restore(
     else:
         settings = _settings_of(session, picture, safe_name(name), studio.settings.max_upload)
     listener = _Notes()
-    sources = SessionSources(session, safe_name(name))
+    sources = SessionSources(session, safe_name(name), studio.catalogue.loras)
     notes: list[str] = []
     try:
         request = recorded_request(settings, sources, Request(), listener)
@@ -87,6 +87,7 @@ def restore(
         negative=request.negative,
         base=base,
         method=adapters[0][0],
+        loras=tuple((_lora(studio, path), weight or 0.0) for path, weight in request.loras),
         helpers=tuple(label for label, _ in adapters[1:]),
         options=tuple((option.adapter, option.name, option.value) for option in request.options),
         scale=adapters[0][1],
@@ -111,6 +112,10 @@ def restore(
     )
     told = [*notes, *(speak(text) for text in listener.told)]
     return Restored(create, chosen, tuple(regions), tuple(told))
+
+
+def _lora(studio: Studio, path: str) -> str:
+    return next(label for label, file in studio.catalogue.loras.items() if str(file) == path)
 
 
 def _settings_of(session: Session, data: bytes, name: str, most: int) -> dict[str, Any]:

@@ -77,6 +77,21 @@ async def follow(
     yield "", ticket
 
 
+async def outcome(studio: Studio, ticket: Ticket[T], request: Any) -> T:
+    """The result of a job; it is called off when nobody waits for it any more.
+
+    ``request`` is the server's, or Gradio's around it.
+    """
+    asked = getattr(request, "request", None) or request
+    gone = getattr(asked, "is_disconnected", None)
+    while not ticket.ended.is_set():
+        if gone is not None and await gone():
+            studio.engine.cancel(ticket.owner, ticket)
+            raise Cancelled("nobody waits for the answer")
+        await asyncio.sleep(0.05)
+    return ticket.wait(0)
+
+
 def guarded(studio: Studio, request: gr.Request, work: Callable[[Session], T]) -> T:
     """The result of something short; errors become toasts."""
     session = session_of(studio, request)

@@ -51,8 +51,8 @@ class StoredIdentity:
 class StoredPicture:
     """A finished picture: a PNG with its settings.
 
-    ``kind`` is ``create``, ``edit`` or ``compare``; ``before`` is the photo of an edit, ``similarity`` to who
-    it shall show, where that was measured.
+    ``kind`` is ``create``, ``edit`` or ``compare``; ``before`` is the photo of an edit, ``similarity`` to
+    who it shall show, where that was measured, and the ``threshold`` from which it counts as one person.
     """
 
     id: str
@@ -62,6 +62,7 @@ class StoredPicture:
     size: tuple[int, int]
     before: Path | None = None
     similarity: float | None = None
+    threshold: float = 0.0
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from idpersona.app.sessions import Session
@@ -19,15 +20,18 @@ class SessionSources:
     Attributes:
         session: whose files these are.
         picture: the picture's name in messages.
+        loras: files that the studio offers, by label.
     """
 
     session: Session
     picture: str = "the picture"
+    loras: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
     def describe(self, name: str) -> dict[str, Any]:
         """The owner's name of a file, and its sha256."""
         shown = self.session.names().get(name, name if name.startswith(SAMPLE_PREFIX) else "")
-        shown = shown or "a file of the studio"
+        offered = {str(path): label for label, path in self.loras.items()}
+        shown = shown or offered.get(name, "a file of the studio")
         return {"path": shown, "typed": shown, "sha256": photo_sha256(name)}
 
     def describe_folders(self, names: Iterable[str]) -> dict[str, str]:
@@ -45,6 +49,8 @@ class SessionSources:
             raise BadInput(f"the settings in {self.picture} are damaged: a source is no text")
         if path.startswith(SAMPLE_PREFIX) and path[len(SAMPLE_PREFIX) :] in sample_names():
             return path
+        if path in self.loras and file_sha256(self.loras[path]) == sha256:
+            return str(self.loras[path])
         with self.session.lock:
             for photo in self.session.photos.values():
                 if photo.sha256 == sha256:

@@ -42,6 +42,16 @@ class Studio:
         self.engine.close()
         self.sessions.close()
 
+    @contextlib.contextmanager
+    def guest(self) -> Iterator[Session]:
+        """A session for one request; what runs in it ends within a step, and its files go with it."""
+        key = f"guest {Sessions.new_key()}"
+        try:
+            yield self.sessions.get(key)
+        finally:
+            self.engine.cancel(key)
+            self.sessions.remove(key)
+
     def warm_up(self) -> Ticket[None]:
         """Load the first base, so that the first picture need not wait for it."""
         base = self.catalogue.base(None)
@@ -262,7 +272,7 @@ class Studio:
             with self._in_words_of(session):
                 job = prepare(
                     request,
-                    SessionSources(session),
+                    self._sources(session),
                     listener,
                     commercial=self.settings.commercial,
                     require_consent=self.settings.require_consent,
@@ -297,7 +307,7 @@ class Studio:
             job = prepare(
                 request,
                 count,
-                SessionSources(session),
+                self._sources(session),
                 listener,
                 commercial=self.settings.commercial,
                 require_consent=self.settings.require_consent,
@@ -312,9 +322,14 @@ class Studio:
         found: list[StoredPicture] = []
         for (image, _), (id, path), text in zip(drawn, places, told, strict=True):
             alike = likeness(image, members)
-            stored = StoredPicture(id, path, kind, text, image.size, similarity=alike)
+            stored = StoredPicture(id, path, kind, text, image.size)
+            if alike is not None:
+                stored = replace(stored, similarity=alike["similarity"], threshold=alike["threshold"])
             found.append(session.add_picture(stored))
         return found
+
+    def _sources(self, session: Session) -> SessionSources:
+        return SessionSources(session, loras=self.catalogue.loras)
 
     def _request(self, session: Session, ask: Create) -> Request:
         who: dict[str, Any] = {}

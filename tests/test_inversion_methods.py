@@ -278,3 +278,9 @@ def test_null_text_never_makes_a_step_worse() -> None:
     errors = torch.stack([left(inner) for inner in (1, 2, 4, 8, 16)])
     assert bool((errors[1:] <= errors[:-1] * (1 + 1e-4)).all()), errors
     assert bool((errors[-1] < 0.5 * errors[0]).all()), errors
+
+
+def test_the_names_are_those_of_the_methods():
+    from idpersona.pipelines.inversion.names import NAMES
+
+    assert tuple(METHODS) == NAMES

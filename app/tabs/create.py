@@ -138,7 +138,9 @@ def build(shared: Shared) -> None:
             shown = gr.HTML(markup.hint(EMPTY), js_on_load=GALLERY, elem_id="create-gallery")
             told = gr.HTML(elem_id="create-notes")
             drop = gr.File(
-                label="Drop a picture made here to get its settings back", height=90, elem_id="create-restore"
+                label="Drop a picture made here to get its settings back",
+                height=150,
+                elem_id="create-restore",
             )
     settings = [prompt, method, scale, base, negative, steps, guidance, size, seed, lock, count]
     kept = gr.BrowserState([], storage_key="idpersona-create", secret="idpersona")

@@ -15,7 +15,7 @@ from idpersona.app.tabs.shared import QUIET, Shared
 from idpersona.errors import BadInput
 from idpersona.images import SAMPLE_PREFIX, sample_names
 from idpersona.jobs import limits
-from idpersona.pipelines.inversion.methods import METHODS
+from idpersona.pipelines.inversion.names import NAMES
 
 EMPTY = "Your edits will be here, each with a handle between before and after."
 NONE = "none"
@@ -31,7 +31,7 @@ def build(shared: Shared) -> None:
     mover, attributes = offered.attributes(None)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            drop = gr.File(label="The photo: drop it here, or click", height=110, elem_id="edit-photo")
+            drop = gr.File(label="The photo: drop it here, or click", height=150, elem_id="edit-photo")
             photo = gr.Dropdown(_photos(None), value=None, label="Photo", elem_id="edit-which")
             seen = gr.HTML(elem_id="edit-seen")
             consent = gr.Checkbox(label="The person in this photo agreed to this use", elem_id="edit-consent")
@@ -79,9 +79,7 @@ def build(shared: Shared) -> None:
                             )
             with gr.Accordion("More settings", open=False, elem_id="edit-more"):
                 base = gr.Dropdown(bases, value=bases[0], label="Model", elem_id="edit-base")
-                method = gr.Dropdown(
-                    list(METHODS), value="direct", label="Editing method", elem_id="edit-method"
-                )
+                method = gr.Dropdown(NAMES, value="direct", label="Editing method", elem_id="edit-method")
                 words = gr.Textbox(
                     label="Change only where these words are",
                     placeholder="eyeglasses, hair",
@@ -115,6 +113,8 @@ def build(shared: Shared) -> None:
         by_attributes = attribute or (bool(changes) and not value(shall))
         if not by_attributes and not value(shall):
             raise BadInput("“What it shall show” is empty: describe the picture with the change")
+        from idpersona.pipelines.inversion.methods import METHODS
+
         kept = None if keeps == NONE else keeps
         if by_attributes:
             kept, keeping = mover, 1.0

@@ -49,7 +49,7 @@ def build(shared: Shared) -> None:
             )
             start, _, status = shared.buttons("identities", "Read identity")
             load = gr.File(
-                label="Drop an identity file (.safetensors) to load it", height=90, elem_id="identities-load"
+                label="Drop an identity file (.safetensors) to load it", height=150, elem_id="identities-load"
             )
         with gr.Column(scale=6, min_width=320):
             faces = gr.HTML(markup.hint(EMPTY), elem_id="identities-faces")
@@ -151,6 +151,7 @@ def build(shared: Shared) -> None:
         shared.refresh_all, None, everybody, queue=False, **QUIET
     )
     compare.click(compared, who.chosen, [status, likeness], concurrency_limit=None, **QUIET)
+
     def opened(request: gr.Request) -> str:
         return _listed(session_of(studio, request))
 

@@ -44,7 +44,7 @@ class Shared:
         drop = gr.File(
             label="Photos of the person: drop them here, or click",
             file_count="multiple",
-            height=110,
+            height=150,
             elem_id=f"{prefix}-photos",
         )
         chosen = gr.CheckboxGroup(
