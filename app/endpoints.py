@@ -6,6 +6,7 @@ Gradio's folder for some minutes.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,21 +35,21 @@ def add_endpoints(studio: Studio) -> None:
 
 def _create(studio: Studio) -> None:
     async def create(
-        photos: Any,
-        sample: str,
-        prompt: str,
-        negative: str,
-        model: str,
-        method: str,
-        scale: float,
-        steps: float,
-        guidance: float,
-        seed: float,
-        count: float,
-        size: str,
-        consent: bool,
         request: gr.Request,
-    ) -> tuple[list[str], dict[str, Any]]:
+        photos: Any = None,
+        sample: str = "",
+        prompt: str = "",
+        negative: str = "",
+        model: str = "",
+        method: str = "",
+        scale: float = 1.0,
+        steps: float = 0,
+        guidance: float = -1,
+        seed: float = -1,
+        count: float = 1,
+        size: str = "",
+        consent: bool = False,
+    ) -> tuple[list[str], str]:
         async with _guest(studio, request) as session:
             ask = Create(
                 people=_person(studio, session, photos, sample),
@@ -65,9 +66,9 @@ def _create(studio: Studio) -> None:
                 consent=consent,
             )
             ticket = await _started(lambda: studio.create(session, ask))
-            made = await outcome(studio, ticket, request)
+            made = await outcome(studio, ticket)
             told = {"pictures": [one.settings for one in made], "notes": ticket.notes}
-            return [_handed_over(studio, one.path, f"idpersona-{one.id}.png") for one in made], told
+            return [_handed_over(studio, one.path, f"idpersona-{one.id}.png") for one in made], _json(told)
 
     photos = gr.File(file_count="multiple", label="photos")
     sample = gr.Textbox("", label="sample")
@@ -89,28 +90,28 @@ def _create(studio: Studio) -> None:
     gr.Button().click(
         create,
         inputs,
-        [gr.File(file_count="multiple", label="pictures"), gr.JSON(label="settings")],
+        [gr.File(file_count="multiple", label="pictures"), gr.Textbox(label="settings")],
         api_name="create",
         api_description="Pictures of the person in the photos, or of a sample. Empty texts, 0 steps, guidance "
-        "and seed of -1 leave it to the model. Gives PNG files with their settings inside, and the settings.",
+        "and seed of -1 leave it to the model. Gives PNG files with their settings inside, and those as JSON.",
         concurrency_limit=None,
     )
 
 
 def _edit(studio: Studio) -> None:
     async def edit(
-        photo: Any,
-        sample: str,
-        source: str,
-        prompt: str,
-        method: str,
-        strength: float,
-        model: str,
-        adapter: str,
-        keep_background: bool,
-        consent: bool,
         request: gr.Request,
-    ) -> tuple[str, dict[str, Any]]:
+        photo: Any = None,
+        sample: str = "",
+        source: str = "",
+        prompt: str = "",
+        method: str = "",
+        strength: float = -1,
+        model: str = "",
+        adapter: str = "",
+        keep_background: bool = False,
+        consent: bool = False,
+    ) -> tuple[str, str]:
         async with _guest(studio, request) as session:
             person = _person(studio, session, [photo] if photo else [], sample)[0]
             ask = Edit(
@@ -125,9 +126,9 @@ def _edit(studio: Studio) -> None:
                 consent=consent,
             )
             ticket = await _started(lambda: studio.edit(session, ask))
-            made = await outcome(studio, ticket, request)
+            made = await outcome(studio, ticket)
             told = {"settings": made.settings, "notes": ticket.notes}
-            return _handed_over(studio, made.path, f"idpersona-{made.id}.png"), told
+            return _handed_over(studio, made.path, f"idpersona-{made.id}.png"), _json(told)
 
     inputs = [
         gr.File(label="photo"),
@@ -144,18 +145,23 @@ def _edit(studio: Studio) -> None:
     gr.Button().click(
         edit,
         inputs,
-        [gr.File(label="picture"), gr.JSON(label="settings")],
+        [gr.File(label="picture"), gr.Textbox(label="settings")],
         api_name="edit",
-        api_description="A photo, or a sample, with what the prompt says instead of what the photo shows "
-        "(source). A strength of -1 leaves it to the model. Gives a PNG and its settings.",
+        api_description="A photo, or a sample, with what the prompt says instead of what it shows "
+        "(source). A strength of -1 leaves it to the model. Gives a PNG, and its settings as JSON.",
         concurrency_limit=None,
     )
 
 
 def _identify(studio: Studio) -> None:
     async def identify(
-        photos: Any, sample: str, method: str, model: str, consent: bool, request: gr.Request
-    ) -> tuple[str, dict[str, Any]]:
+        request: gr.Request,
+        photos: Any = None,
+        sample: str = "",
+        method: str = "",
+        model: str = "",
+        consent: bool = False,
+    ) -> tuple[str, str]:
         async with _guest(studio, request) as session:
             given = _person(studio, session, photos, sample)[0].photos
             ticket = await _started(
@@ -163,8 +169,10 @@ def _identify(studio: Studio) -> None:
                     session, given, "identity", base=value(model), method=value(method), consent=consent
                 )
             )
-            stored = await outcome(studio, ticket, request)
-            return _handed_over(studio, stored.path, "identity.safetensors"), stored.identity.describe()
+            stored = await outcome(studio, ticket)
+            return _handed_over(studio, stored.path, "identity.safetensors"), _json(
+                stored.identity.describe()
+            )
 
     inputs = [
         gr.File(file_count="multiple", label="photos"),
@@ -176,7 +184,7 @@ def _identify(studio: Studio) -> None:
     gr.Button().click(
         identify,
         inputs,
-        [gr.File(label="identity"), gr.JSON(label="description")],
+        [gr.File(label="identity"), gr.Textbox(label="description")],
         api_name="identify",
         api_description="Who is in the photos, or in a sample, as an identity file for a method.",
         concurrency_limit=None,
@@ -192,6 +200,11 @@ async def _guest(studio: Studio, request: gr.Request) -> AsyncIterator[Session]:
             yield session
         except Exception as error:
             raise toast(error, session) from None
+
+
+def _json(told: Any) -> str:
+    # As text: gradio_client takes everything with a "path" for a file, and fetches it.
+    return json.dumps(told, ensure_ascii=False)
 
 
 async def _started(start: Any) -> Ticket[Any]:

@@ -96,7 +96,7 @@ def _router(studio: Studio) -> APIRouter:
                 return studio.create(session, _create(studio, session, body))
 
             ticket = await run_in_threadpool(start)
-            return _answer(await outcome(studio, ticket, request), ticket)
+            return _answer(await outcome(studio, ticket, request.is_disconnected), ticket)
 
     form = {"schema": _form_schema()}
 
@@ -141,7 +141,7 @@ def _router(studio: Studio) -> APIRouter:
                 )
 
             ticket = await run_in_threadpool(start)
-            return _answer([await outcome(studio, ticket, request)], ticket)
+            return _answer([await outcome(studio, ticket, request.is_disconnected)], ticket)
 
     return router
 

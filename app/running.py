@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -77,13 +77,8 @@ async def follow(
     yield "", ticket
 
 
-async def outcome(studio: Studio, ticket: Ticket[T], request: Any) -> T:
-    """The result of a job; it is called off when nobody waits for it any more.
-
-    ``request`` is the server's, or Gradio's around it.
-    """
-    asked = getattr(request, "request", None) or request
-    gone = getattr(asked, "is_disconnected", None)
+async def outcome(studio: Studio, ticket: Ticket[T], gone: Callable[[], Awaitable[bool]] | None = None) -> T:
+    """The result of a job; it is called off when ``gone`` says that nobody waits for it any more."""
     while not ticket.ended.is_set():
         if gone is not None and await gone():
             studio.engine.cancel(ticket.owner, ticket)

@@ -143,7 +143,7 @@ def build(shared: Shared) -> None:
             pictures = shared.gallery(request, ("edit",), "")
             yield progress, markup.slider(ticket.result), markup.notes(ticket.notes), pictures
 
-    async def edit(request: gr.Request, *given: Any) -> AsyncIterator[Any]:
+    async def by_words(request: gr.Request, *given: Any) -> AsyncIterator[Any]:
         async for each in run(request, given, attribute=False):
             yield each
 
@@ -170,7 +170,7 @@ def build(shared: Shared) -> None:
         return gr.Dropdown(_photos(session)), shared.gallery(request, ("edit",), "")
 
     outputs = [status, result, told, past]
-    gr.on([start.click, prompt.submit], edit, asked, outputs, concurrency_limit=None, **QUIET)
+    gr.on([start.click, prompt.submit], by_words, asked, outputs, concurrency_limit=None, **QUIET)
     if moves:
         gr.on(
             [slider.release for slider in moves],

@@ -37,6 +37,7 @@ class Shared:
     studio: Studio
     page: gr.Blocks
     choices: list[gr.CheckboxGroup] = field(default_factory=list[gr.CheckboxGroup])
+    uploads: list[Any] = field(default_factory=list[Any])
     loads: list[Callable[[], Any]] = field(default_factory=list[Callable[[], Any]])
 
     def who(self, prefix: str) -> Who:
@@ -71,9 +72,11 @@ class Shared:
             kept = [one for one in people_choice.known(session, picked) if one not in samples]
             return None, gr.CheckboxGroup(people_choice.choices(session), value=[*kept, *ids])
 
-        drop.upload(
-            taken, [drop, chosen], [drop, chosen], api_visibility="private", show_progress="minimal"
-        ).then(self.refresh_others(chosen), None, [one for one in self.choices if one is not chosen] or None)
+        self.uploads.append(
+            drop.upload(
+                taken, [drop, chosen], [drop, chosen], api_visibility="private", show_progress="minimal"
+            )
+        )
         chosen.change(look, chosen, shown, api_visibility="private", show_progress="hidden", queue=False)
         return Who(drop, chosen, shown)
 
@@ -90,17 +93,6 @@ class Shared:
         except Exception as error:
             refused = toast(error, session)
         return ids, refused
-
-    def refresh_others(self, _mine: gr.CheckboxGroup) -> Callable[..., Any]:
-        """Show everybody in the other tabs, too."""
-
-        def refresh(request: gr.Request) -> Any:
-            session = session_of(self.studio, request)
-            others = [one for one in self.choices if one is not _mine]
-            fresh = [gr.CheckboxGroup(people_choice.choices(session)) for _ in others]
-            return fresh if len(fresh) != 1 else fresh[0]
-
-        return refresh
 
     def refresh_all(self, request: gr.Request) -> Any:
         """Show everybody in all tabs."""
@@ -122,9 +114,11 @@ class Shared:
         return start, stop, status
 
     def connect(self) -> None:
-        """What happens when the page is opened: everybody of the session is shown again."""
+        """What happens when the page is opened, and that a new photo is seen in all tabs."""
         for load in self.loads:
             load()
+        for upload in self.uploads:
+            upload.then(self.refresh_all, None, self.choices, queue=False, **QUIET)
 
     def gallery(self, request: gr.Request, kinds: tuple[str, ...], empty: str) -> str:
         """The session's pictures of some kinds."""
