@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from idpersona.app.answers import ApiError, error_body
+from idpersona.app.asgi import ASGIApp, Message, Receive, Scope, Send
 from idpersona.app.limits import RateLimiter, TooOften
 from idpersona.app.sessions import Sessions
 from idpersona.app.settings import LOOPBACK, Settings
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "idpersona_session"
 SMALL_BODY = 4 * 1024 * 1024
@@ -63,8 +58,12 @@ class Guard:
         if fresh is not None and scope["method"] == "GET" and scope["path"] == "/":
             scope.setdefault("state", {})["session"] = fresh
 
+        refusal: list[_Refused] = []
+
         async def sending(message: Message) -> None:
             nonlocal started
+            if refusal and not started:
+                return  # whoever was reading took the refusal for a broken body
             if message["type"] == "http.response.start":
                 started = True
                 headers = [*message.get("headers", []), *HEADERS]
@@ -75,14 +74,15 @@ class Guard:
 
         try:
             self._check(scope)
-            await self.app(scope, self._limited(scope, receive), sending)
+            await self.app(scope, self._limited(scope, receive, refusal), sending)
         except _Refused as refused:
-            if not started:
-                await _answer(sending, refused.error, refused.headers)
+            refusal[:] = [refused]
         except Exception:  # nothing of the inside is shown
             log.exception("%s %s failed", scope["method"], scope["path"])
-            if not started:
-                await _answer(sending, ApiError(500, "internal error; the studio's log says more"), ())
+            refusal[:] = [_Refused(ApiError(500, "internal error; the studio's log says more"))]
+        if refusal and not started:
+            refused = refusal.pop()
+            await _answer(sending, refused.error, refused.headers)
 
     def _check(self, scope: Scope) -> None:
         headers = _headers(scope)
@@ -136,7 +136,7 @@ class Guard:
     def _too_large(self, scope: Scope) -> ApiError:
         return ApiError(413, f"the request is larger than the {self._most(scope) >> 20} MiB allowed")
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+    def _limited(self, scope: Scope, receive: Receive, refusal: list[_Refused]) -> Receive:
         """Counts a body that does not say how long it is."""
         seen = 0
 
@@ -146,7 +146,8 @@ class Guard:
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > self._most(scope):
-                    raise _Refused(self._too_large(scope))
+                    refusal.append(_Refused(self._too_large(scope)))
+                    raise refusal[-1]
             return message
 
         return receiving
@@ -156,6 +157,8 @@ def credentials(header: str) -> str | None:
     """``user:password`` of an Authorization header, Basic or Bearer; None where it holds neither."""
     kind, _, value = header.strip().partition(" ")
     if kind.lower() == "bearer":
+        with contextlib.suppress(UnicodeError):  # headers are read as Latin-1
+            return value.strip().encode("latin-1").decode("utf-8")
         return value.strip()
     if kind.lower() == "basic":
         try:

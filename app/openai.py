@@ -343,7 +343,10 @@ def _add_errors(app: FastAPI) -> None:
 
     async def http(_request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer(ApiError(error.status_code, str(error.detail)), dict(error.headers or {}))
+        told = str(error.detail)
+        if error.status_code == 400 and "parsing the body" in told:
+            told = "the request is no valid JSON, or no valid form"
+        return answer(ApiError(error.status_code, told), dict(error.headers or {}))
 
     app.add_exception_handler(IdPersonaError, ours)
     app.add_exception_handler(ApiError, api)

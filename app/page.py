@@ -36,7 +36,7 @@ def style() -> dict[str, Any]:
 
 def make_page(studio: Studio) -> gr.Blocks:
     """The whole page, for one studio."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 600), fill_width=True) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
             '<header class="idp-head"><h1>idpersona studio</h1>'
             "<p>Give a photo of someone, say what the picture shall show, and it stays the same person.</p>"

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse
 
 from idpersona.app.answers import ApiError
+from idpersona.app.calls import CheckedCalls
 from idpersona.app.guard import Guard, session_key
 from idpersona.app.openai import DESCRIPTION, add_interface
 from idpersona.app.settings import Settings
@@ -49,14 +52,28 @@ def make_app(studio: Studio) -> Any:
     )
     add_interface(app, studio)
     _add_pictures(app, studio)
-    _add_gradio(app, studio)
-    return Guard(app, studio.settings)
+    functions = _add_gradio(app, studio)
+    return Guard(CheckedCalls(app, functions), studio.settings)
 
 
 async def _sweeping(studio: Studio) -> None:
     while True:
         await asyncio.sleep(SWEEP)
         await asyncio.to_thread(studio.sessions.expire)
+        await asyncio.to_thread(sweep_uploads, studio.sessions.root / "gradio")
+
+
+def sweep_uploads(folder: Path, now: float | None = None) -> int:
+    """Remove what has lain in Gradio's own folder for :data:`UPLOADS` seconds; how many files."""
+    at = time.time() if now is None else now
+    old = [file for file in folder.rglob("*") if file.is_file() and at - file.stat().st_mtime > UPLOADS]
+    for file in old:
+        file.unlink(missing_ok=True)
+    for place in sorted(folder.rglob("*"), reverse=True):
+        if place.is_dir() and at - place.stat().st_mtime > UPLOADS:
+            with contextlib.suppress(OSError):  # not empty, or filled just now
+                place.rmdir()
+    return len(old)
 
 
 def _add_pictures(app: FastAPI, studio: Studio) -> None:
@@ -82,7 +99,8 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         )
 
 
-def _add_gradio(app: FastAPI, studio: Studio) -> None:
+def _add_gradio(app: FastAPI, studio: Studio) -> set[int]:
+    """Put the page in; the numbers of its functions."""
     # Before Gradio is imported, which reads both.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ["GRADIO_TEMP_DIR"] = str(studio.sessions.root / "gradio")
@@ -103,6 +121,7 @@ def _add_gradio(app: FastAPI, studio: Studio) -> None:
         enable_monitoring=False,
         **style(),
     )
+    return set(page.fns)
 
 
 def serve(settings: Settings) -> None:

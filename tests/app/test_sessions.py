@@ -1,0 +1,161 @@
+"""Sessions: nobody sees what is another's, and nothing stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from idpersona import read_identity
+from idpersona.app.sessions import PHOTOS, PICTURES, PREFIX, Sessions, StoredPhoto, StoredPicture, _sweep
+from idpersona.app.uploads import safe_name, store_photo
+from idpersona.errors import BadInput, PhotoError, UnknownName
+
+LIMITS = {"max_bytes": 1_000_000, "max_pixels": 1_000_000}
+
+
+@pytest.fixture
+def sessions(tmp_path):
+    made = Sessions(idle=10, most=3, root=tmp_path / "root")
+    (tmp_path / "root").mkdir()
+    yield made
+    made.close()
+    assert not (tmp_path / "root").exists()
+
+
+def test_what_is_of_one_is_not_of_another(sessions, photo):
+    one, two = sessions.get("one"), sessions.get("two")
+    stored, _ = store_photo(one, photo.read_bytes(), "a.jpg", **LIMITS)
+    assert one.photo(stored.id) is stored
+    with pytest.raises(UnknownName):
+        two.photo(stored.id)
+    assert one.folder != two.folder
+    assert oct(one.folder.stat().st_mode)[-3:] == "700"
+    sessions.remove("one")
+    assert not stored.path.exists()
+    assert sessions.find("one") is None
+    assert sessions.find(None) is None
+
+
+def test_unused_sessions_go_and_used_ones_stay(sessions):
+    old, fresh = sessions.get("old"), sessions.get("fresh")
+    old.used -= 11
+    assert sessions.expire() == 1
+    assert not old.folder.exists()
+    assert sessions.get("fresh") is fresh
+
+
+def test_the_longest_unused_makes_room(sessions):
+    first = sessions.get("1")
+    sessions.get("2")
+    sessions.get("3")
+    sessions.get("1")
+    sessions.get("4")
+    assert len(sessions) == 3
+    assert sessions.find("2") is None
+    assert sessions.find("1") is first
+    with pytest.raises(BadInput, match="session has ended"):
+        gone = sessions.get("5")
+        sessions.remove("5")
+        gone.new_path(".png")
+
+
+def test_the_same_photo_is_kept_once_and_too_many_are_refused(sessions, photo):
+    session = sessions.get("a")
+    first, _ = store_photo(session, photo.read_bytes(), "a.jpg", **LIMITS)
+    second, _ = store_photo(session, photo.read_bytes(), "b.jpg", **LIMITS)
+    assert list(session.photos) == [second.id]
+    assert not first.path.exists()
+    for number in range(PHOTOS - 1):
+        session.add_photo(StoredPhoto(str(number), photo.parent / "none", "x", str(number), (1, 1)))
+    with pytest.raises(BadInput, match=f"{PHOTOS} photos"):
+        session.add_photo(StoredPhoto("more", photo.parent / "none", "x", "more", (1, 1)))
+
+
+def test_the_oldest_pictures_make_room(sessions):
+    session = sessions.get("a")
+    paths = []
+    for number in range(PICTURES + 1):
+        id, path = session.new_path(".png")
+        path.write_bytes(b"x")
+        paths.append(path)
+        session.add_picture(StoredPicture(id, path, "create", {"seed": number}, (1, 1)))
+    assert not paths[0].exists()
+    assert paths[1].exists()
+    assert len(session.pictures) == PICTURES
+
+
+def test_identities_of_one_name_are_told_apart(sessions):
+    session, me = sessions.get("a"), read_identity("sample:astronaut")
+    names = [session.add_identity(me, "me").name for _ in range(3)]
+    assert names == ["me", "me (2)", "me (3)"]
+    id = next(iter(session.identities))
+    path = session.identity(id).path
+    session.remove_identity(id)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\photos\\me.jpg", "me.jpg"),
+        ("a\0b\n\u202ec.jpg", "abc.jpg"),
+        ("", "photo"),
+        ("..", ".."),
+        ("x" * 300 + ".jpeg", "x" * 70 + "….jpeg"),
+    ],
+)
+def test_names_are_only_shown(given, shown):
+    assert safe_name(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "is empty"),
+        (b"no picture at all", "not an image of a known kind"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image of a known kind"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "not an image of a known kind"),
+        (b"x" * 1_000_001, "more than the 0 MiB allowed"),
+    ],
+)
+def test_what_is_no_photo_is_refused_and_not_kept(sessions, data, says):
+    session = sessions.get("a")
+    with pytest.raises(PhotoError, match=says) as refused:
+        store_photo(session, data, "../me.png", **LIMITS)
+    assert str(session.folder) not in str(refused.value)
+    assert str(refused.value).startswith("me.png")
+    assert list(session.folder.iterdir()) == []
+
+
+def test_a_bomb_is_refused_before_it_unpacks(sessions, bomb):
+    begin = time.perf_counter()
+    with pytest.raises(PhotoError, match="more pixels than the 1,000,000 allowed"):
+        store_photo(sessions.get("a"), bomb.read_bytes(), "bomb.png", **LIMITS)
+    assert time.perf_counter() - begin < 5
+
+
+def test_content_decides_not_the_name(sessions, tmp_path):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.webp")
+    stored, opened = store_photo(sessions.get("a"), (tmp_path / "a.webp").read_bytes(), "a.exe", **LIMITS)
+    assert opened.image.size == stored.size == (64, 64)
+
+
+def test_what_a_killed_studio_left_is_swept_up(tmp_path):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    left = tmp_path / f"{PREFIX}{dead.stdout.strip()}-abc"
+    alive = tmp_path / f"{PREFIX}{os.getpid()}-abc"
+    other = tmp_path / f"{PREFIX}words"
+    for folder in (left, alive, other):
+        folder.mkdir()
+    _sweep(tmp_path)
+    assert not left.exists()
+    assert alive.exists()
+    assert other.exists()
