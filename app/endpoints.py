@@ -92,8 +92,8 @@ def _create(studio: Studio) -> None:
         inputs,
         [gr.File(file_count="multiple", label="pictures"), gr.Textbox(label="settings")],
         api_name="create",
-        api_description="Pictures of the person in the photos, or in a sample. Empty texts, 0 steps, and "
-        "a guidance and seed of -1 leave it to the model. Gives PNG files with their settings, and those as JSON.",
+        api_description="Pictures of the person in the photos, or in a sample. Empty texts, 0 steps, and a "
+        "guidance and seed of -1 leave it to the model. Gives PNG files with their settings, also as JSON.",
         concurrency_limit=None,
     )
 

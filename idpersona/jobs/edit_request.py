@@ -61,6 +61,7 @@ class EditRequest:
             BadInput: naming the option.
         """
         limits.strengths(self.scale, self.steps, self.guidance)
+        limits.own_scales(self.adapters, ())
         for option, part in (
             ("--cross-steps", self.cross_steps),
             ("--self-steps", self.self_steps),

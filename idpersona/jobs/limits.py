@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from idpersona.errors import BadInput, UnknownName
 
@@ -33,6 +33,16 @@ def whole(name: str, value: int, limits: tuple[int, int]) -> int:
     if not limits[0] <= value <= limits[1]:
         raise BadInput(f"{name} must lie between {limits[0]} and {limits[1]}, got {value}")
     return value
+
+
+def own_scales(
+    adapters: Iterable[tuple[str, float | None]], loras: Iterable[tuple[str, float | None]]
+) -> None:
+    """Raise BadInput where the own strength of an adapter or a LoRA file is out of range."""
+    for option, pairs in (("--adapter", adapters), ("--lora", loras)):
+        for name, scale in pairs:
+            if scale is not None:
+                number(f"the scale of {option} {name}", scale, SCALE)
 
 
 def strengths(scale: float | None, steps: int | None, guidance: float | None) -> None:

@@ -72,6 +72,7 @@ class Request:
             BadInput: naming the option, its limits and the value.
         """
         limits.strengths(self.scale, self.steps, self.guidance)
+        limits.own_scales(self.adapters, self.loras)
         if self.seed is not None:
             limits.whole("--seed", self.seed, limits.SEED)
         if self.vary is not None:
@@ -255,9 +256,5 @@ def _check_types(request: Request) -> None:
             raise TypeError(name)
     if not all(type(side) is int for side in request.size or ()):
         raise TypeError("size")
-    for name, scale in request.adapters:
-        if not isinstance(name, str):
-            raise TypeError("adapters")
-        limits.number(f"the scale of {name}", scale or 0.0, limits.SCALE)
-    for name, weight in request.loras:
-        limits.number(f"the weight of {name}", weight or 0.0, limits.SCALE)
+    if not all(isinstance(name, str) for name, _ in request.adapters):
+        raise TypeError("adapters")

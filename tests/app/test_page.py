@@ -1,0 +1,368 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from idpersona.images import open_photo
+from idpersona.provenance import is_marked, read_settings
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+PROMPT = "a photo of a smiling woman"
+WAIT = 60_000
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        sandbox = [] if os.geteuid() else ["--no-sandbox"]
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browse(chromium, server) -> Iterator[Any]:
+    """Open the page as somebody new; nothing may be logged as an error."""
+    opened, errors = [], []
+
+    def call(**options: Any) -> Any:
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server.address)
+        page.wait_for_selector("#create-start")
+        opened.append(context)
+        return page
+
+    yield call
+    for context in opened:
+        context.close()
+    assert errors == []
+
+
+def steps(page: Any, number: int) -> None:
+    page.locator("#create-more button").first.click()
+    field = page.locator("#create-steps input[type=number]")
+    field.fill(str(number))
+    field.blur()
+
+
+def choose(page: Any, tab: str, *labels: str) -> None:
+    for label in labels:
+        page.locator(f"#{tab}-who").get_by_label(label, exact=True).check()
+
+
+def create(page: Any, *, prompt: str = PROMPT) -> None:
+    page.locator("#create-prompt textarea").fill(prompt)
+    page.locator("#create-start").click()
+
+
+def pictures(page: Any) -> Any:
+    return page.locator("#create-gallery figure")
+
+
+def toast(page: Any) -> str:
+    place = page.locator(".toast-body").first
+    place.wait_for()
+    return place.inner_text()
+
+
+def download(page: Any, link: Any, path: Path) -> Path:
+    with page.expect_download() as waiting:
+        link.click()
+    waiting.value.save_as(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_create_from_a_sample_and_get_the_settings_back(browse, tmp_path):
+    page = browse()
+    choose(page, "create", "Sample astronaut")
+    page.locator("#create-who-shown img").wait_for()
+    steps(page, 3)
+    page.locator("#create-consent input").check()
+    create(page)
+    pictures(page).first.wait_for()
+    figure = pictures(page).first
+    assert figure.locator("img").get_attribute("alt") == PROMPT
+    first = download(page, figure.get_by_text("Download"), tmp_path / "first.png")
+    assert is_marked(first)
+    settings = read_settings(first)
+    assert (settings["prompt"], settings["steps"]) == (PROMPT, 3)
+    assert settings["identity"]["consent"] is True
+
+    other = browse()
+    other.locator("#create-more button").first.click()
+    other.locator("#create-restore input[type=file]").set_input_files(first)
+    playwright.expect(other.locator("#create-prompt textarea")).to_have_value(PROMPT)
+    playwright.expect(
+        other.locator("#create-who").get_by_label("Sample astronaut", exact=True)
+    ).to_be_checked()
+    playwright.expect(other.locator("#create-seed input")).to_have_value(str(settings["seed"]))
+    other.locator("#create-consent input").check()
+    other.locator("#create-start").click()
+    again = download(other, pictures(other).first.get_by_text("Download"), tmp_path / "again.png")
+    assert np.array_equal(pixels(first), pixels(again))
+
+
+def test_variations_are_made_of_a_picture(browse):
+    page = browse()
+    choose(page, "create", "Sample person-1")
+    steps(page, 2)
+    create(page)
+    pictures(page).first.get_by_text("Variations").click()
+    playwright.expect(pictures(page)).to_have_count(5)
+
+
+def test_a_page_that_is_loaded_again_still_has_everything(browse, photo):
+    page = browse()
+    page.locator("#create-photos input[type=file]").set_input_files(photo)
+    chosen = page.locator("#create-who").get_by_label("Photo astronaut photo.jpg", exact=True)
+    playwright.expect(chosen).to_be_checked()
+    steps(page, 2)
+    create(page, prompt="a photo of a woman")
+    pictures(page).first.wait_for()
+    page.wait_for_timeout(500)
+    page.reload()
+    pictures(page).first.wait_for()
+    playwright.expect(page.locator("#create-prompt textarea")).to_have_value("a photo of a woman")
+    page.locator("#create-who").get_by_label("Photo astronaut photo.jpg", exact=True).wait_for()
+
+
+def test_cancel_stops_the_work(browse, server):
+    page = browse()
+    choose(page, "create", "Sample astronaut")
+    steps(page, 100)
+    create(page)
+    page.locator("#create-status progress[value]").wait_for()
+    page.locator("#create-cancel").click()
+    playwright.expect(page.locator("#create-status")).to_contain_text("Cancelled")
+    assert not server.studio.engine.busy
+    assert pictures(page).count() == 0
+    steps_field = page.locator("#create-steps input[type=number]")
+    steps_field.fill("2")
+    steps_field.blur()
+    page.locator("#create-start").click()
+    pictures(page).first.wait_for()
+
+
+def test_edit_a_photo_and_see_before_and_after(browse, photo, tmp_path):
+    page = browse()
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#edit-photo input[type=file]").set_input_files(photo)
+    page.locator("#edit-seen img").wait_for()
+    page.locator("#edit-source textarea, #edit-source input").fill("a photo of a smiling woman")
+    page.locator("#edit-prompt textarea, #edit-prompt input").fill(
+        "a photo of a smiling woman with eyeglasses"
+    )
+    page.locator("#edit-start").click()
+    handle = page.locator("#edit-result input[type=range]")
+    handle.wait_for()
+    handle.focus()
+    before = page.locator("#edit-result .idp-slider").get_attribute("style")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#edit-result .idp-slider").get_attribute("style") != before
+    made = download(page, page.locator("#edit-result").get_by_text("Download"), tmp_path / "edit.png")
+    settings = read_settings(made)
+    assert settings["source"] == "a photo of a smiling woman"
+    assert settings["edited"]["path"] == "astronaut photo.jpg"
+
+
+def test_an_attribute_of_the_face_is_moved(browse, tmp_path):
+    page = browse()
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#edit-which input").click()
+    page.get_by_role("option", name="Sample astronaut").click()
+    page.locator("#edit-attributes button").first.click()
+    slider = page.locator("#edit-attribute-smile input[type=range]")
+    slider.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    slider.dispatch_event("pointerup")
+    page.locator("#edit-result .idp-slider").wait_for()
+    made = download(page, page.locator("#edit-result").get_by_text("Download"), tmp_path / "moved.png")
+    [adapter] = read_settings(made)["adapters_of_edit"]
+    assert adapter["name"] == "wplus"
+    assert adapter["options"]["edit"].startswith("smile=-")
+
+
+def test_several_people_in_regions(browse, tmp_path):
+    page = browse()
+    choose(page, "create", "Sample person-1", "Sample person-2")
+    page.locator("#create-several input").check()
+    boxes = page.locator("#create-regions .idp-box")
+    playwright.expect(boxes).to_have_count(2)
+    width = page.get_by_label("Sample person-1: width in percent of the picture")
+    assert width.input_value() == "50"
+    width.fill("40")
+    width.blur()
+    box = boxes.nth(1).bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 40, box["y"] - 400, steps=5)
+    page.mouse.up()
+    playwright.expect(page.get_by_label("Sample person-2: top in percent of the picture")).to_have_value("0")
+    steps(page, 2)
+    create(page)
+    made = download(page, pictures(page).first.get_by_text("Download"), tmp_path / "both.png")
+    regions = [[int(side) for side in text.split(",")] for text in read_settings(made)["identity"]["regions"]]
+    assert regions[0] == [0, 13, 51, 115]
+    assert regions[1][:2] == [64, 0]
+    page.locator("#create-restore input[type=file]").set_input_files(made)
+    page.wait_for_timeout(500)
+    playwright.expect(boxes).to_have_count(2)
+
+
+def test_what_is_no_image_is_told_readably(browse, tmp_path, bomb):
+    page = browse()
+    (tmp_path / "notes.png").write_text("these are notes")
+    page.locator("#create-photos input[type=file]").set_input_files(tmp_path / "notes.png")
+    told = toast(page)
+    assert "Notes.png is not an image of a known kind" in told
+    assert "Traceback" not in told
+    page.reload()
+    page.locator("#create-photos input[type=file]").set_input_files(bomb)
+    assert "more pixels than the 40,000,000 allowed" in toast(page)
+
+
+def test_a_photo_of_20_megapixels(browse, tmp_path):
+    open_photo("sample:astronaut").resize((4480, 4480)).save(tmp_path / "large.jpg", quality=70)
+    page = browse()
+    page.locator("#create-photos input[type=file]").set_input_files(tmp_path / "large.jpg")
+    playwright.expect(page.locator("#create-who").get_by_label("Photo large.jpg", exact=True)).to_be_checked()
+    steps(page, 2)
+    create(page)
+    pictures(page).first.wait_for()
+
+
+def test_mistakes_are_told_in_words(browse):
+    page = browse()
+    create(page)
+    assert "whose picture shall it be" in toast(page).lower()
+    page.reload()
+    choose(page, "create", "Sample astronaut")
+    create(page, prompt="")
+    assert "“Prompt”" in toast(page)
+
+
+def test_two_browsers_do_not_see_each_other(browse, photo):
+    one, two = browse(), browse()
+    for page, person in ((one, "Sample person-1"), (two, "Sample person-2")):
+        choose(page, "create", person)
+        steps(page, 4)
+    one.locator("#create-photos input[type=file]").set_input_files(photo)
+    one.locator("#create-who").get_by_label("Photo astronaut photo.jpg", exact=True).uncheck()
+    choose(one, "create", "Sample person-1")
+    create(one, prompt="a photo of a man")
+    create(two, prompt="a photo of a woman")
+    for page, told in ((one, "a photo of a man"), (two, "a photo of a woman")):
+        pictures(page).first.wait_for()
+        assert pictures(page).count() == 1
+        assert pictures(page).first.locator("img").get_attribute("alt") == told
+    address = pictures(one).first.locator("img").get_attribute("src")
+    assert one.request.get(f"{one.url}{address}").status == 200
+    assert two.request.get(f"{two.url}{address}").status == 404
+    two.reload()
+    two.wait_for_selector("#create-start")
+    assert two.locator("#create-who").get_by_label("Photo astronaut photo.jpg", exact=True).count() == 0
+
+
+def test_an_identity_is_read_compared_merged_saved_and_deleted(browse, tmp_path):
+    from idpersona.identity import Identity
+
+    page = browse()
+    page.get_by_role("tab", name="Identities").click()
+    choose(page, "identities", "Sample person-1")
+    page.locator("#identities-faces svg rect").wait_for(state="attached")
+    page.locator("#identities-name textarea, #identities-name input").fill("Ada")
+    page.locator("#identities-consent input").check()
+    page.locator("#identities-start").click()
+    row = page.locator("#identities-list tbody tr")
+    playwright.expect(row).to_have_count(1)
+    saved = download(page, row.get_by_text("Save"), tmp_path / "ada.safetensors")
+    assert Identity.load(saved).consent
+    page.locator("#identities-load input[type=file]").set_input_files(saved)
+    playwright.expect(row).to_have_count(2)
+    page.locator("#identities-who").get_by_label("Sample person-1", exact=True).uncheck()
+    choose(page, "identities", "Identity Ada", "Identity ada")
+    page.locator("#identities-compare").click()
+    playwright.expect(page.locator("#identities-likeness")).to_contain_text("Likely one person")
+    page.locator("#identities-merge").click()
+    playwright.expect(row).to_have_count(3)
+    page.locator("#identities-delete").click()
+    playwright.expect(row).to_have_count(1)
+
+
+def test_methods_and_strengths_are_compared(browse):
+    page = browse()
+    page.get_by_role("tab", name="Compare").click()
+    choose(page, "compare", "Sample astronaut")
+    page.locator("#compare-prompt textarea, #compare-prompt input").fill(PROMPT)
+    field = page.locator("#compare-steps input[type=number]")
+    field.fill("2")
+    field.blur()
+    page.locator("#compare-start").click()
+    playwright.expect(page.locator("#compare-grid img")).to_have_count(6)
+    grid = page.locator("#compare-grid")
+    assert grid.locator("tbody th").all_inner_texts() == ["instantid", "infinite-id", "wplus"]
+    playwright.expect(grid).to_contain_text("strength 0.5")
+
+
+def test_models_and_devices_are_shown(browse):
+    page = browse()
+    page.get_by_role("tab", name="Models").click()
+    playwright.expect(page.locator("#models-list tbody tr").first).to_contain_text("mini")
+    page.locator("#models-examine").click()
+    playwright.expect(page.locator("#models-device")).to_contain_text("sdpa float32")
+
+
+def test_everything_is_removed_when_it_is_asked_for(browse, server, photo):
+    page = browse()
+    page.locator("#create-photos input[type=file]").set_input_files(photo)
+    page.locator("#create-who").get_by_label("Photo astronaut photo.jpg", exact=True).wait_for()
+    folders = set(server.studio.sessions.root.iterdir())
+    page.get_by_role("tab", name="About").click()
+    page.locator("#about-remove").click()
+    playwright.expect(page.locator("#about-removed")).to_contain_text("was removed")
+    assert set(server.studio.sessions.root.iterdir()) < folders
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("tab", ["Create", "Edit", "Identities", "Compare", "Models", "About"])
+def test_everybody_can_use_it(browse, tab, scheme):
+    """No serious violation of the accessibility rules of axe."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = browse(color_scheme=scheme)
+    if tab == "Create":
+        choose(page, "create", "Sample person-1", "Sample person-2")
+        page.locator("#create-several input").check()
+        page.locator("#create-regions .idp-box").first.wait_for()
+    if tab == "Identities":
+        page.get_by_role("tab", name=tab).click()
+        choose(page, "identities", "Sample person-1")
+        page.locator("#identities-faces svg rect").wait_for(state="attached")
+    page.get_by_role("tab", name=tab).click()
+    page.wait_for_timeout(300)
+    found = axe.Axe().run(page).response["violations"]
+    serious = {
+        f"{violation['id']}: {node['target']} {node['html'][:160]}"
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    }
+    assert serious == set()
