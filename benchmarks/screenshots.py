@@ -38,13 +38,18 @@ def create(page: Any) -> None:
 
 
 def edit(page: Any) -> None:
-    """The sample with eyeglasses."""
+    """The sample with hair of another colour."""
     page.locator("#edit-which input").click()
     page.get_by_role("option", name="Sample astronaut").click()
-    page.locator("#edit-source textarea, #edit-source input").fill("a photo of a smiling woman")
-    page.locator("#edit-prompt textarea, #edit-prompt input").fill(
-        "a photo of a smiling woman with eyeglasses"
-    )
+    more = page.locator("#edit-more button").first
+    more.click()
+    for field, text in (
+        ("source", "a photo of a smiling woman"),
+        ("prompt", "a photo of a smiling woman with black hair"),
+        ("words", "hair"),
+    ):
+        page.locator(f"#edit-{field} textarea, #edit-{field} input").fill(text)
+    more.click()
     page.locator("#edit-start").click()
     page.locator("#edit-result .idp-slider").wait_for()
     page.wait_for_timeout(800)

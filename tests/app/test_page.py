@@ -366,3 +366,18 @@ def test_everybody_can_use_it(browse, tab, scheme):
         for node in violation["nodes"]
     }
     assert serious == set()
+
+
+def test_it_fits_on_a_phone(browse):
+    page = browse()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    page.wait_for_selector("#create-start")
+    for tab in ("Create", "Edit", "Identities", "Compare", "Models", "About"):
+        wanted = page.get_by_role("tab", name=tab).first
+        if not wanted.is_visible():
+            page.locator(".overflow-menu button").first.click()
+            wanted = page.locator(".overflow-dropdown button", has_text=tab)
+        wanted.click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab
