@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
 from typing import Any
 
@@ -10,6 +11,9 @@ SHARE = 0.1
 """Part of the time that previews may take."""
 SIDE = 32
 """Latents are made this small, in cells of the longer side, before they are decoded."""
+SMALLEST = 8
+"""But no side smaller than this: autoencoders look around each cell."""
+log = logging.getLogger(__name__)
 
 
 class Preview:
@@ -29,7 +33,12 @@ class Preview:
         afford = self._last == 0.0 or (self._spent + self._last) <= SHARE * (begin - self._began)
         if begin - self._began < 0.3 or not afford:
             return None
-        seen = decode(pipe, latents)
+        try:
+            seen = decode(pipe, latents)
+        except Exception:  # whatever a foreign autoencoder says: the picture matters, its preview does not
+            log.warning("no previews of %s", type(pipe).__name__, exc_info=True)
+            self._spent = float("inf")
+            return None
         self._last = time.monotonic() - begin
         self._spent += self._last
         return seen
@@ -43,9 +52,11 @@ def decode(pipe: Any, latents: Any) -> bytes:
     vae = pipe.vae
     with torch.inference_mode():
         small = latents[:1].detach()
-        longest = max(small.shape[-2:])
-        if longest > SIDE:
-            small = functional.interpolate(small.float(), scale_factor=SIDE / longest, mode="area")
+        height, width = small.shape[-2:]
+        part = SIDE / max(height, width)
+        if part < 1:
+            sides = [max(min(side, SMALLEST), round(side * part)) for side in (height, width)]
+            small = functional.interpolate(small.float(), size=sides, mode="area")
         config = vae.config
         scale = float(getattr(config, "scaling_factor", 1.0) or 1.0)
         shift = float(getattr(config, "shift_factor", 0.0) or 0.0)

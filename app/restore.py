@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 from idpersona.app.asks import Create, Person
@@ -67,12 +68,7 @@ def restore(
     listener = _Notes()
     sources = SessionSources(session, safe_name(name), studio.catalogue.loras)
     notes: list[str] = []
-    try:
-        request = recorded_request(settings, sources, Request(), listener)
-    except IdPersonaError as error:
-        # Whose picture it was may not be here; the rest is read as if somebody else was given.
-        request = recorded_request(settings, sources, Request(identity="-"), listener)
-        notes.append(speak(str(error), session.names()))
+    request = _found(settings, sources, listener, notes, session)
     adapters = request.adapters
     catalogue = studio.catalogue
     base = str(request.base)
@@ -112,6 +108,24 @@ def restore(
     )
     told = [*notes, *(speak(text) for text in listener.told)]
     return Restored(create, chosen, tuple(regions), tuple(told))
+
+
+def _found(
+    settings: dict[str, Any], sources: SessionSources, listener: Listener, notes: list[str], session: Session
+) -> Request:
+    """The recorded request, without those of its files that are not here; each of them gives a note."""
+    parts: list[dict[str, Any]] = [{"identity": "-"}, {"pose": "-"}, {"loras": (("-", None),)}]
+    for number in range(len(parts) + 1):
+        for chosen in combinations(parts, number):
+            instead = {name: value for part in chosen for name, value in part.items()}
+            try:
+                return recorded_request(settings, sources, Request(**instead), listener)
+            except IdPersonaError as error:
+                told = speak(str(error), session.names())
+                if "which is not here" not in told:
+                    raise
+                notes[:] = dict.fromkeys([*notes, told])
+    raise AssertionError("without all of its files nothing can be missing")
 
 
 def _lora(studio: Studio, path: str) -> str:

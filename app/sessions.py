@@ -15,15 +15,19 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idpersona.errors import BadInput, UnknownName
 from idpersona.identity import Identity
+
+if TYPE_CHECKING:
+    from idpersona.pipelines.inversion.record import Inversion
 
 PREFIX = "idpersona-studio-"
 PICTURES = 200
 PHOTOS = 40
 IDENTITIES = 100
+INVERSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,16 @@ class Session:
                 if old.before is not None:
                     old.before.unlink(missing_ok=True)
             return picture
+
+    def keep_inversion(self, key: str, record: Inversion) -> None:
+        """Keep the inversion of a photo for further edits; the oldest go when there are many."""
+        with self.lock:
+            _, path = self.new_path(".safetensors")
+            record.save(path)
+            self.inversions[key] = path
+            while len(self.inversions) > INVERSIONS:
+                _, old = self.inversions.popitem(last=False)
+                old.unlink(missing_ok=True)
 
     def photo(self, id: str) -> StoredPhoto:
         """Photo by id; UnknownName where it is gone."""

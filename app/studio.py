@@ -264,14 +264,19 @@ class Studio:
             dtype=self.settings.dtype,
         ).checked()
 
+        # All that an inversion depends on; of an adapter's options none does.
+        depends = ("photo", "source", "base", "method", "steps", "guidance", "adapters", "scale", "face")
+        key = repr([getattr(request, name) for name in depends])
+
         def work(models: Models, listener: Listener) -> StoredPicture:
             from idpersona.jobs.edit_draw import draw_edit
             from idpersona.jobs.edit_prepare import prepare
             from idpersona.provenance import COMPOSITE_TYPE, write_png
 
+            kept = session.inversions.get(key)
             with self._in_words_of(session):
                 job = prepare(
-                    request,
+                    request if kept is None else replace(request, inversion=kept, method=None),
                     self._sources(session),
                     listener,
                     commercial=self.settings.commercial,
@@ -279,6 +284,8 @@ class Studio:
                 )
                 edited = draw_edit(job, models, listener)
             told = self.catalogue.public(edited.settings)
+            if kept is None:
+                session.keep_inversion(key, edited.record)
             id, path = session.new_path(".png")
             before = path.with_name(f"{id}-before.png")
             edited.photo.save(before)
