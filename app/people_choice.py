@@ -90,11 +90,15 @@ def in_pixels(parts: Sequence[float], size: tuple[int, int]) -> tuple[int, int, 
     return left, top, right - left, bottom - top
 
 
+def has_regions(chosen: Sequence[str], canvas: Any) -> bool:
+    """Whether exactly the chosen have a region each."""
+    return sorted(entry["id"] for entry in _entries(canvas)) == sorted(chosen)
+
+
 def spread_out(session: Session, chosen: Sequence[str], before: Any) -> list[dict[str, Any]]:
     """Regions for everybody: as they were drawn, others side by side."""
-    drawn = {entry.get("id"): entry for entry in _entries(before)}
-    if all(one in drawn for one in chosen) and len(drawn) == len(chosen):
-        return [drawn[one] for one in chosen]
+    if has_regions(chosen, before):
+        return _entries(before)
     share = 1.0 / max(1, len(chosen))
     return [
         {"id": one, "label": label_of(session, one), "x": i * share, "y": 0.1, "w": share, "h": 0.9}
@@ -109,7 +113,9 @@ def _entries(canvas: Any) -> list[dict[str, Any]]:
     return [
         entry
         for entry in canvas
-        if isinstance(entry, dict) and all(isinstance(entry.get(side), (int, float)) for side in sides)
+        if isinstance(entry, dict)
+        and isinstance(entry.get("id"), str)
+        and all(isinstance(entry.get(side), (int, float)) for side in sides)
     ]
 
 

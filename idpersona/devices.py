@@ -42,3 +42,12 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in _DTYPES:
         raise UnknownName("dtype", dtype, _DTYPES)
     return _DTYPES[dtype]
+
+
+def best_device() -> str:
+    """``cuda``, ``mps`` or ``cpu``: the fastest that works here."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -96,7 +96,7 @@ def _attention() -> Iterator[Finding]:
     """Attention as the pipelines run it: PyTorch's own, on the best device, in each type."""
     import torch
 
-    from idpersona.jobs.models import best_device
+    from idpersona.devices import best_device
 
     device = best_device()
     for name in ("float32", "bfloat16", "float16"):

@@ -227,8 +227,11 @@ def build(shared: Shared) -> None:
     def regions_for(many: bool, picked: list[str], drawn: Any, request: gr.Request) -> Any:
         session = session_of(studio, request)
         chosen = people_choice.known(session, picked)
-        boxes = people_choice.spread_out(session, chosen, drawn) if many else []
-        return gr.HTML(boxes, visible=bool(many))
+        if not many:
+            return gr.HTML(visible=False)
+        if people_choice.has_regions(chosen, drawn):
+            return gr.HTML(visible=True)  # somebody may be drawing in it right now
+        return gr.HTML(people_choice.spread_out(session, chosen, drawn), visible=True)
 
     def poses(request: gr.Request) -> Any:
         photos = [

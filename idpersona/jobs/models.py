@@ -15,15 +15,6 @@ from idpersona.jobs.listener import Listener
 from idpersona.silence import library_warnings, quiet_libraries
 
 
-def best_device() -> str:
-    """``cuda``, ``mps`` or ``cpu``: the fastest that works here."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 class Models:
     """One base and its adapters. Whoever draws leaves both as they were, so that the next can use them.
 
@@ -56,6 +47,8 @@ class Models:
             listener: is told when something has to be loaded.
             device, dtype: None for the best here, and the one that suits it.
         """
+        from idpersona.devices import best_device
+
         quiet_libraries()
         device = device or best_device()
         key = (base, device, dtype)

@@ -120,3 +120,13 @@ def test_every_option_that_a_job_names_has_a_label():
                     named |= set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)(?![\w-])", line))
     known = {"--from", "--output", "--save-inversion", "--for", "--subject"}
     assert named - set(LABELS) - known == set()
+
+
+def test_the_page_is_there_before_torch():
+    """Which takes longer to import than a page may take to open."""
+    import subprocess
+    import sys
+
+    code = "import sys, idpersona.app.server, idpersona.app.page; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

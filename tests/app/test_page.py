@@ -298,6 +298,8 @@ def test_an_identity_is_read_compared_merged_saved_and_deleted(browse, tmp_path)
     assert Identity.load(saved).consent
     page.locator("#identities-load input[type=file]").set_input_files(saved)
     playwright.expect(row).to_have_count(2)
+    page.locator("#identities-who").get_by_label("Identity ada", exact=True).wait_for()
+    page.wait_for_timeout(300)
     page.locator("#identities-who").get_by_label("Sample person-1", exact=True).uncheck()
     choose(page, "identities", "Identity Ada", "Identity ada")
     page.locator("#identities-compare").click()
