@@ -15,7 +15,7 @@ from idpersona.app.guard import session_key
 from idpersona.app.sessions import Session
 from idpersona.app.speech import speak
 from idpersona.app.studio import Studio
-from idpersona.errors import IdPersonaError
+from idpersona.errors import BadInput, IdPersonaError
 
 T = TypeVar("T")
 POLL = 0.15
@@ -105,6 +105,22 @@ def cancel_all(studio: Studio, request: gr.Request) -> None:
 def value(given: Any) -> Any:
     """None for what was left empty."""
     return None if given in ("", []) else given
+
+
+def whole(given: str | None, label: str) -> int | None:
+    """A whole number that was typed, None for nothing.
+
+    Gradio's own field for numbers cannot be empty: it shows 0.
+
+    Raises:
+        BadInput: it is none.
+    """
+    text = (given or "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or len(text) > 19:
+        raise BadInput(f"{label} is a whole number, 0 or more; got '{text[:20]}'")
+    return int(text)
 
 
 def received(studio: Studio, files: Any) -> list[tuple[bytes, str]]:

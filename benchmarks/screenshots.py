@@ -23,7 +23,7 @@ def create(page: Any) -> None:
     """Somebody in three pictures."""
     page.locator("#create-who").get_by_label("Sample astronaut", exact=True).check()
     page.locator("#create-more button").first.click()
-    seed = page.locator("#create-seed input")
+    seed = page.locator("#create-seed textarea, #create-seed input")
     count = page.locator("#create-count input[type=number]")
     for field, value in ((seed, "17"), (count, "2")):
         field.fill(value)

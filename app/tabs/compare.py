@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ import gradio as gr
 
 from idpersona.app import markup, people_choice
 from idpersona.app.asks import Create
-from idpersona.app.running import follow
+from idpersona.app.running import follow, whole
 from idpersona.app.sessions import Session, StoredPicture
 from idpersona.app.tabs.shared import QUIET, Shared
 from idpersona.errors import BadInput
@@ -41,7 +42,7 @@ def build(shared: Shared) -> None:
                 value="0.5, 1.0", label="Strengths", info="One picture for each.", elem_id="compare-scales"
             )
             with gr.Row():
-                seed = gr.Number(value=17, precision=0, minimum=0, label="Seed", elem_id="compare-seed")
+                seed = gr.Textbox("17", max_length=20, label="Seed", elem_id="compare-seed")
                 steps = gr.Slider(
                     1, 100, value=usual["steps"], step=1, label="Steps", elem_id="compare-steps"
                 )
@@ -58,7 +59,7 @@ def build(shared: Shared) -> None:
         model: str,
         chosen: list[str],
         strengths: str,
-        number: float | None,
+        number: str,
         turns: float,
     ) -> AsyncIterator[Any]:
         ladder: list[float] = []
@@ -71,6 +72,8 @@ def build(shared: Shared) -> None:
                 raise BadInput(
                     f"{len(chosen)} methods at {len(ladder)} strengths are more than {MOST} pictures"
                 )
+            typed = whole(number, "“Seed”")
+            first = secrets.randbelow(2**31) if typed is None else typed
             people = people_choice.one_person(people_choice.known(session, picked or []))
             return studio.compare(
                 session,
@@ -82,7 +85,7 @@ def build(shared: Shared) -> None:
                         method=method,
                         scale=strength,
                         steps=int(turns),
-                        seed=17 if number is None else int(number),
+                        seed=first,
                         consent=bool(agreed),
                     )
                     for method in chosen

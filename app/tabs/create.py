@@ -12,7 +12,7 @@ import gradio as gr
 from idpersona.app import markup, people_choice
 from idpersona.app.asks import Create, Person
 from idpersona.app.restore import Restored, restore
-from idpersona.app.running import follow, guarded, received, session_of, value
+from idpersona.app.running import follow, guarded, received, session_of, value, whole
 from idpersona.app.sessions import Session
 from idpersona.app.studio import MOST_PICTURES
 from idpersona.app.tabs.shared import QUIET, Shared
@@ -97,10 +97,9 @@ def build(shared: Shared) -> None:
                         0, 20, value=usual["guidance"], step=0.1, label="Guidance", elem_id="create-guidance"
                     )
                 with gr.Row():
-                    seed = gr.Number(
-                        value=None,
-                        precision=0,
-                        minimum=0,
+                    seed = gr.Textbox(
+                        max_length=20,
+                        placeholder="empty",
                         label="Seed",
                         info="Empty: a new one.",
                         elem_id="create-seed",
@@ -113,10 +112,9 @@ def build(shared: Shared) -> None:
                     )
                 with gr.Row():
                     size = gr.Textbox(label="Size", placeholder="the model's", elem_id="create-size")
-                    face = gr.Number(
-                        value=None,
-                        precision=0,
-                        minimum=0,
+                    face = gr.Textbox(
+                        max_length=20,
+                        placeholder="empty",
                         label="Face",
                         info="Which face, 0 the largest.",
                         elem_id="create-face",
@@ -167,10 +165,10 @@ def build(shared: Shared) -> None:
             "steps": int(turns),
             "guidance": float(lead),
             "size": canvas,
-            "seed": None if number is None else int(number),
+            "seed": whole(number, "“Seed”"),
             "count": int(pictures),
             "pose": people_choice.photo_id(posed) if value(posed) else None,
-            "face": None if which is None else int(which),
+            "face": whole(which, "“Face”"),
             "consent": bool(agreed) and not many,
         }
         return Create(**{**fields, **changes})
@@ -183,7 +181,7 @@ def build(shared: Shared) -> None:
                 yield progress, gr.skip(), gr.skip(), gr.skip()
                 continue
             made = ticket.result or []
-            first = made[0].settings["seed"] if made else None
+            first = str(made[0].settings["seed"]) if made else ""
             yield (
                 progress,
                 shared.gallery(request, KINDS, EMPTY),
@@ -311,7 +309,7 @@ def _filled(studio: Any, session: Session, found: Restored) -> list[Any]:
         ask.steps,
         ask.guidance,
         size,
-        ask.seed,
+        "" if ask.seed is None else str(ask.seed),
         True,
         1,
     ]

@@ -10,7 +10,7 @@ import gradio as gr
 
 from idpersona.app import markup, people_choice
 from idpersona.app.faces import Looked, look_at
-from idpersona.app.running import follow, guarded, received, session_of, toast, value
+from idpersona.app.running import follow, guarded, received, session_of, toast, value, whole
 from idpersona.app.sessions import Session
 from idpersona.app.tabs.shared import QUIET, Shared
 from idpersona.errors import BadInput
@@ -34,10 +34,9 @@ def build(shared: Shared) -> None:
                 info="Each method reads a photo with encoders of its own.",
                 elem_id="identities-method",
             )
-            face = gr.Number(
-                value=None,
-                precision=0,
-                minimum=0,
+            face = gr.Textbox(
+                max_length=20,
+                placeholder="empty",
                 label="Face",
                 info="Its number on the right; empty: the largest.",
                 elem_id="identities-face",
@@ -79,7 +78,7 @@ def build(shared: Shared) -> None:
             raise toast(error, session) from None
 
     async def read(
-        picked: list[str], called: str, how: str, which: float | None, agreed: bool, request: gr.Request
+        picked: list[str], called: str, how: str, which: str, agreed: bool, request: gr.Request
     ) -> AsyncIterator[Any]:
         def begin(session: Session) -> Any:
             photos = people_choice.known(session, picked or [])
@@ -90,7 +89,7 @@ def build(shared: Shared) -> None:
                 tuple(people_choice.photo_id(one) for one in photos),
                 value(called) or "identity",
                 method=how,
-                face=None if which is None else int(which),
+                face=whole(which, "“Face”"),
                 consent=bool(agreed),
             )
 

@@ -113,11 +113,35 @@ def test_create_from_a_sample_and_get_the_settings_back(browse, tmp_path):
     playwright.expect(
         other.locator("#create-who").get_by_label("Sample astronaut", exact=True)
     ).to_be_checked()
-    playwright.expect(other.locator("#create-seed input")).to_have_value(str(settings["seed"]))
+    playwright.expect(other.locator("#create-seed textarea, #create-seed input")).to_have_value(
+        str(settings["seed"])
+    )
     other.locator("#create-consent input").check()
     other.locator("#create-start").click()
     again = download(other, pictures(other).first.get_by_text("Download"), tmp_path / "again.png")
     assert np.array_equal(pixels(first), pixels(again))
+
+
+def test_an_open_seed_is_a_new_one_each_time(browse):
+    page = browse()
+    choose(page, "create", "Sample person-1")
+    steps(page, 1)
+    seed = page.locator("#create-seed textarea, #create-seed input")
+    assert seed.input_value() == ""
+    create(page)
+    pictures(page).first.wait_for()
+    assert seed.input_value() == ""
+    page.locator("#create-lock input").check()
+    for _ in range(2):
+        count = pictures(page).count()
+        page.locator("#create-start").click()
+        playwright.expect(pictures(page)).to_have_count(count + 1)
+    told = [text.split("·")[0].strip() for text in pictures(page).locator("small").all_inner_texts()]
+    assert told[0] == told[1] == f"seed {seed.input_value()}"
+    assert told[2] != told[1]
+    seed.fill("many")
+    page.locator("#create-start").click()
+    assert "“Seed” is a whole number" in toast(page)
 
 
 def test_variations_are_made_of_a_picture(browse):
@@ -383,3 +407,10 @@ def test_it_fits_on_a_phone(browse):
         wanted.click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab
+        if tab in ("Create", "Edit", "Identities", "Compare"):
+            start = page.locator(f"#{tab.lower()}-start").bounding_box()
+            results = {"Create": "gallery", "Edit": "result", "Identities": "faces", "Compare": "grid"}
+            result = page.locator(f"#{tab.lower()}-{results[tab]}").bounding_box()
+            assert start["width"] > 120
+            assert result["width"] > 300
+            assert result["y"] > start["y"]
