@@ -25,6 +25,7 @@ class Looked:
 
 def look_at(studio: Studio, session: Session, photos: list[str]) -> Ticket[list[Looked]]:
     """Find the faces in photos (ids, samples) of a session; does not wait for jobs."""
+    studio.check_reading("dlib")
     places = [(studio.place(session, id), id) for id in photos]
 
     def work(_models: Models, _listener: Listener) -> list[Looked]:

@@ -22,6 +22,8 @@ from idpersona.app.settings import LOOPBACK, Settings
 COOKIE = "idpersona_session"
 SMALL_BODY = 4 * 1024 * 1024
 """Bytes of a request that carries no photo."""
+BYTES = 1024 * 1024 * 1024
+"""Of uploads, per minute and client."""
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -43,6 +45,7 @@ class Guard:
         self.app, self.settings = app, settings
         self.requests = RateLimiter(20 * settings.rate)
         self.guesses = RateLimiter(20)
+        self.mebibytes = RateLimiter(BYTES >> 20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -106,6 +109,12 @@ class Guard:
                 raise _Refused(ApiError(400, "Content-Length is no number"))
             if int(length) > self._most(scope):
                 raise _Refused(self._too_large(scope))
+            # A body of unknown length counts as the largest that is taken.
+            size = self._most(scope) if "transfer-encoding" in headers else int(length)
+            try:
+                self.mebibytes.take(client, size / 2**20)
+            except TooOften as error:
+                raise _Refused(too_often(error), retry_after(error)) from None
 
     def _authenticate(self, headers: dict[str, str], client: str) -> None:
         assert self.settings.auth is not None

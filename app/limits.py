@@ -33,8 +33,8 @@ class RateLimiter:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, client: str) -> None:
-        """Count one request.
+    def take(self, client: str, amount: float = 1.0) -> None:
+        """Count one request, or ``amount`` of something.
 
         Raises:
             TooOften: the client has none left.
@@ -43,9 +43,9 @@ class RateLimiter:
             now = self._clock()
             left, since = self._buckets.pop(client, (self._most, now))
             left = min(self._most, left + (now - since) * self._most / 60)
-            enough = left >= 1
-            self._buckets[client] = (left - 1 if enough else left, now)
+            enough = left >= min(amount, self._most)
+            self._buckets[client] = (left - amount if enough else left, now)
             while len(self._buckets) > CLIENTS:
                 self._buckets.popitem(last=False)
             if not enough:
-                raise TooOften((1 - left) * 60 / self._most)
+                raise TooOften((min(amount, self._most) - left) * 60 / self._most)

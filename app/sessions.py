@@ -28,6 +28,9 @@ PICTURES = 200
 PHOTOS = 40
 IDENTITIES = 100
 INVERSIONS = 8
+PHOTO_BYTES = 256 * 1024 * 1024
+QUIET = 300.0
+"""Seconds without use after which a session makes room for a new one."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ class Session:
                     self.remove_photo(other.id)
             if len(self.photos) >= PHOTOS:
                 raise BadInput(f"a session keeps {PHOTOS} photos: remove some first")
+            size = sum(other.path.stat().st_size for other in (*self.photos.values(), photo))
+            if size > PHOTO_BYTES:
+                raise BadInput(f"a session keeps {PHOTO_BYTES >> 20} MiB of photos: remove some first")
             self.photos[photo.id] = photo
             return photo
 
@@ -190,7 +196,7 @@ class Sessions:
 
     Args:
         idle: seconds after which an unused session is removed.
-        most: sessions at once; the longest unused goes when there are more.
+        most: sessions at once; one that was not used for a while goes when there are more.
         root: where their folders lie [default: a private folder among the temporary files].
     """
 
@@ -207,17 +213,27 @@ class Sessions:
         return secrets.token_urlsafe(24)
 
     def get(self, key: str) -> Session:
-        """The session of a key; made where there is none."""
+        """The session of a key; made where there is none.
+
+        Raises:
+            BadInput: there are too many, and all of them are in use: nobody is put out for somebody new.
+        """
         with self._lock:
             session = self._sessions.get(key)
+            now = time.monotonic()
             if session is None:
+                if len(self._sessions) >= self.most:
+                    oldest = next(iter(self._sessions.values()))
+                    if now - oldest.used < QUIET:
+                        raise BadInput(
+                            f"{self.most} people use this studio already: try again in some minutes"
+                        )
+                    self.remove(oldest.key)
                 folder = self.root / secrets.token_hex(8)
                 folder.mkdir(mode=0o700)
-                session = self._sessions[key] = Session(key, folder, time.monotonic())
-            session.used = time.monotonic()
+                session = self._sessions[key] = Session(key, folder, now)
+            session.used = now
             self._sessions.move_to_end(key)
-            while len(self._sessions) > self.most:
-                self.remove(next(iter(self._sessions)))
             return session
 
     def find(self, key: str | None) -> Session | None:

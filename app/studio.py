@@ -60,9 +60,10 @@ class Studio:
 
         def work(models: Models, listener: Listener) -> None:
             models.load(base, names, listener, device=self.settings.device, dtype=self.settings.dtype)
-            from idpersona.encoders import get_encoder
+            if not self.settings.commercial:
+                from idpersona.encoders import get_encoder
 
-            get_encoder("dlib")
+                get_encoder("dlib")
 
         return self.engine.submit("", work)
 
@@ -184,6 +185,8 @@ class Studio:
             for one in chosen
         ]
 
+        self.check_reading("dlib")
+
         def work(_models: Models, _listener: Listener) -> Any:
             from idpersona.encoders import read_identity, similarity
 
@@ -191,6 +194,14 @@ class Studio:
             return dict(similarity(both[0], both[1]))
 
         return self._submit(session, work)
+
+    def check_reading(self, *encoders: str) -> None:
+        """Refuse encoders whose licence the studio may not use."""
+        if self.settings.commercial:
+            from idpersona.jobs.weights import reading_weights
+            from idpersona.registry import require_commercial
+
+            require_commercial(reading_weights(encoders, []))
 
     # Pictures
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,23 @@ def test_cancel_stops_the_work(browse, server):
     steps_field.blur()
     page.locator("#create-start").click()
     pictures(page).first.wait_for()
+
+
+def test_a_page_that_is_closed_frees_the_worker(browse, server):
+    page = browse()
+    choose(page, "create", "Sample astronaut")
+    steps(page, 100)
+    field = page.locator("#create-count input[type=number]")
+    field.fill("8")
+    field.blur()
+    create(page)
+    page.locator("#create-status progress[value]").wait_for()
+    assert server.studio.engine.busy
+    page.close()
+    end = time.monotonic() + 8
+    while server.studio.engine.busy and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not server.studio.engine.busy
 
 
 def test_edit_a_photo_and_see_before_and_after(browse, photo, tmp_path):

@@ -11,7 +11,16 @@ import pytest
 from PIL import Image
 
 from idpersona import read_identity
-from idpersona.app.sessions import PHOTOS, PICTURES, PREFIX, Sessions, StoredPhoto, StoredPicture, _sweep
+from idpersona.app.sessions import (
+    PHOTOS,
+    PICTURES,
+    PREFIX,
+    QUIET,
+    Sessions,
+    StoredPhoto,
+    StoredPicture,
+    _sweep,
+)
 from idpersona.app.uploads import safe_name, store_photo
 from idpersona.errors import BadInput, PhotoError, UnknownName
 
@@ -49,19 +58,37 @@ def test_unused_sessions_go_and_used_ones_stay(sessions):
     assert sessions.get("fresh") is fresh
 
 
-def test_the_longest_unused_makes_room(sessions):
+def test_who_is_away_makes_room_and_who_is_here_does_not(sessions):
     first = sessions.get("1")
-    sessions.get("2")
+    second = sessions.get("2")
     sessions.get("3")
-    sessions.get("1")
+    assert sessions.get("1") is first
+    with pytest.raises(BadInput, match="3 people use this studio"):
+        sessions.get("4")
+    second.used -= QUIET + 1
     sessions.get("4")
     assert len(sessions) == 3
     assert sessions.find("2") is None
+    assert not second.folder.exists()
     assert sessions.find("1") is first
+
+
+def test_a_session_that_has_ended_says_so(sessions):
+    gone = sessions.get("5")
+    sessions.remove("5")
     with pytest.raises(BadInput, match="session has ended"):
-        gone = sessions.get("5")
-        sessions.remove("5")
         gone.new_path(".png")
+
+
+def test_photos_may_not_fill_the_disc(sessions, photo, monkeypatch):
+    from idpersona.app import sessions as module
+
+    monkeypatch.setattr(module, "PHOTO_BYTES", photo.stat().st_size + 10)
+    session = sessions.get("a")
+    store_photo(session, photo.read_bytes(), "a.jpg", **LIMITS)
+    with pytest.raises(BadInput, match="MiB of photos"):
+        store_photo(session, photo.read_bytes() + b"more", "b.jpg", **LIMITS)
+    assert len(list(session.folder.iterdir())) == 1
 
 
 def test_the_same_photo_is_kept_once_and_too_many_are_refused(sessions, photo):
@@ -71,9 +98,9 @@ def test_the_same_photo_is_kept_once_and_too_many_are_refused(sessions, photo):
     assert list(session.photos) == [second.id]
     assert not first.path.exists()
     for number in range(PHOTOS - 1):
-        session.add_photo(StoredPhoto(str(number), photo.parent / "none", "x", str(number), (1, 1)))
+        session.add_photo(StoredPhoto(str(number), second.path, "x", str(number), (1, 1)))
     with pytest.raises(BadInput, match=f"{PHOTOS} photos"):
-        session.add_photo(StoredPhoto("more", photo.parent / "none", "x", "more", (1, 1)))
+        session.add_photo(StoredPhoto("more", second.path, "x", "more", (1, 1)))
 
 
 def test_the_oldest_pictures_make_room(sessions):

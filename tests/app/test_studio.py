@@ -14,6 +14,7 @@ from PIL import Image
 
 from idpersona.app.asks import Create, Edit, Person
 from idpersona.app.engine import Cancelled
+from idpersona.app.faces import look_at
 from idpersona.app.restore import restore
 from idpersona.app.settings import Settings
 from idpersona.app.studio import Studio
@@ -183,6 +184,10 @@ def test_consent_and_licences_are_asked_for_where_the_studio_says_so():
         ):
             with pytest.raises(LicenceRefused):
                 ticket.wait(60)
+        with pytest.raises(LicenceRefused):
+            commercial.alike(session, ("sample:astronaut", "sample:person-1"))
+        with pytest.raises(LicenceRefused):
+            look_at(commercial, session, ["sample:astronaut"])
     finally:
         commercial.close()
 
