@@ -29,7 +29,7 @@ class Create:
     negative: str | None = None
     base: str | None = None
     method: str | None = None
-    helpers: tuple[str, ...] = ()
+    helpers: tuple[tuple[str, float | None], ...] = ()
     loras: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, str, float | bool | str], ...] = ()
     scale: float | None = None

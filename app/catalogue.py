@@ -67,6 +67,21 @@ class Catalogue:
         objects = [label for kind, label in found if kind == "object"]
         return {"face": faces, "object": objects}.get(subject or "", [*faces, *objects])
 
+    def first_method(self, base: str | None) -> str:
+        """Label of the method that is taken on a base (label) when none is said.
+
+        Raises:
+            BadInput: none is installed for it.
+        """
+        methods = self.methods(base)
+        if not methods:
+            shown = base or next(iter(self.bases))
+            raise BadInput(
+                f"no method is installed for '{shown}': take another model, or give --adapter FOLDER when "
+                "the studio is started"
+            )
+        return methods[0]
+
     def helpers(self, base: str | None) -> list[str]:
         """Labels of the adapters that need an identity-keeping one beside them."""
         return [

@@ -9,6 +9,7 @@ from PIL import Image
 from idpersona.app.engine import Ticket
 from idpersona.app.sessions import Session
 from idpersona.app.studio import Studio
+from idpersona.app.translate import place
 from idpersona.jobs.listener import Listener
 from idpersona.jobs.models import Models
 
@@ -26,7 +27,7 @@ class Looked:
 def look_at(studio: Studio, session: Session, photos: list[str]) -> Ticket[list[Looked]]:
     """Find the faces in photos (ids, samples) of a session; does not wait for jobs."""
     studio.check_reading("dlib")
-    places = [(studio.place(session, id), id) for id in photos]
+    places = [(place(session, id), id) for id in photos]
 
     def work(_models: Models, _listener: Listener) -> list[Looked]:
         from idpersona.encoders import FaceEncoder, get_encoder

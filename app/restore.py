@@ -84,7 +84,7 @@ def restore(
         base=base,
         method=adapters[0][0],
         loras=tuple((_lora(studio, path), weight or 0.0) for path, weight in request.loras),
-        helpers=tuple(label for label, _ in adapters[1:]),
+        helpers=tuple(adapters[1:]),
         options=tuple((option.adapter, option.name, option.value) for option in request.options),
         scale=adapters[0][1],
         steps=request.steps,

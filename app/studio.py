@@ -7,21 +7,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from idpersona.app.asks import Create, Edit, Person
+from idpersona.app.asks import Create, Edit
 from idpersona.app.catalogue import Catalogue, make_catalogue
 from idpersona.app.engine import Engine, Ticket
 from idpersona.app.limits import RateLimiter
 from idpersona.app.sessions import Session, Sessions, StoredIdentity, StoredPhoto, StoredPicture
 from idpersona.app.settings import Settings
 from idpersona.app.sources import SessionSources
+from idpersona.app.translate import create_request, edit_request, place
 from idpersona.app.uploads import safe_name, store_photo
 from idpersona.errors import BadInput, IdPersonaError
 from idpersona.identity import Identity
-from idpersona.images import SAMPLE_PREFIX
 from idpersona.jobs.listener import Listener
 from idpersona.jobs.models import Models
-from idpersona.jobs.request import Request, Scaled
-from idpersona.options import AdapterOption
+from idpersona.jobs.request import Request
 
 T = TypeVar("T")
 MOST_PICTURES = 8
@@ -134,10 +133,10 @@ class Studio:
 
         What tells people apart is read, too, so that the identity can be compared and checked.
         """
-        paths = [self.place(session, id) for id in photos]
+        paths = [place(session, id) for id in photos]
         if not paths:
             raise BadInput("give at least one photo")
-        label = method or self._first_method(base)
+        label = method or self.catalogue.first_method(base)
         real, adapter = self.catalogue.base(base), self.catalogue.adapter(label)
 
         def work(_models: Models, listener: Listener) -> StoredIdentity:
@@ -181,7 +180,7 @@ class Studio:
         pair = [
             session.identity(one.removeprefix(IDENTITY)).identity
             if one.startswith(IDENTITY)
-            else self.place(session, photo_id(one))
+            else place(session, photo_id(one))
             for one in chosen
         ]
 
@@ -215,7 +214,7 @@ class Studio:
         from idpersona.jobs import limits
 
         limits.whole("-n", ask.count, (1, MOST_PICTURES))
-        request = self._request(session, ask).checked().complete()
+        request = self._request(session, ask)
 
         def work(models: Models, listener: Listener) -> list[StoredPicture]:
             return self._draw(session, request, ask.count, models, listener, "create")
@@ -226,7 +225,7 @@ class Studio:
         """One picture for each of several requests, in one job: all of them or none."""
         if not 1 <= len(asks) <= 12:
             raise BadInput("compare up to 12 pictures at once")
-        requests = [self._request(session, replace(ask, count=1)).checked().complete() for ask in asks]
+        requests = [self._request(session, replace(ask, count=1)) for ask in asks]
 
         def work(models: Models, listener: Listener) -> list[StoredPicture]:
             found: list[StoredPicture] = []
@@ -244,37 +243,7 @@ class Studio:
             BadInput: something is out of range, contradicts the rest, or is not here.
             Busy: too many jobs wait.
         """
-        from idpersona.jobs.edit_request import EditRequest
-
-        adapters: tuple[Scaled, ...] = ()
-        options: tuple[AdapterOption, ...] = ()
-        if ask.adapter:
-            name = self.catalogue.adapter(ask.adapter)
-            adapters = ((name, None),)
-            changes = {key: value for key, value in (ask.attributes or {}).items() if value}
-            if changes:
-                told = ",".join(f"{key}={value:g}" for key, value in changes.items())
-                options = (AdapterOption(name, "edit", told),)
-        request = EditRequest(
-            photo=self.place(session, ask.photo),
-            prompt=ask.prompt.strip() or None,
-            source=(ask.source or "").strip() or None,
-            method=ask.method,
-            strength=ask.strength,
-            words=ask.words,
-            keep_background=ask.keep_background,
-            adapters=adapters,
-            scale=ask.scale if ask.adapter else None,
-            options=options,
-            base=self.catalogue.base(ask.base),
-            steps=ask.steps,
-            guidance=ask.guidance,
-            face=ask.face,
-            consent=ask.consent,
-            device=self.settings.device,
-            dtype=self.settings.dtype,
-        ).checked()
-
+        request = edit_request(ask, session, self.catalogue, self.settings)
         # All that an inversion depends on; of an adapter's options none does.
         depends = ("photo", "source", "base", "method", "steps", "guidance", "adapters", "scale", "face")
         key = repr([getattr(request, name) for name in depends])
@@ -350,71 +319,7 @@ class Studio:
         return SessionSources(session, loras=self.catalogue.loras)
 
     def _request(self, session: Session, ask: Create) -> Request:
-        who: dict[str, Any] = {}
-        if len(ask.people) == 1 and ask.people[0].region is None:
-            person = ask.people[0]
-            if person.identity is not None:
-                who["identity"] = str(session.identity(person.identity).path)
-            else:
-                who["photos"] = tuple(self.place(session, id) for id in person.photos)
-                who["face"] = ask.face
-                who["consent"] = ask.consent or None
-        elif ask.people:
-            who["persons"] = tuple(self._placed(session, person) for person in ask.people)
-        label = ask.method or self._first_method(ask.base)
-        adapters = [(self.catalogue.adapter(label), ask.scale)]
-        adapters += [(self.catalogue.adapter(helper), None) for helper in ask.helpers]
-        return Request(
-            **who,
-            prompt=ask.prompt.strip() or None,
-            negative=(ask.negative or "").strip() or None,
-            weighted=ask.weighted or None,
-            adapters=tuple(adapters),
-            loras=tuple((str(self.catalogue.lora(name)), weight) for name, weight in ask.loras),
-            options=tuple(
-                AdapterOption(self.catalogue.adapter(of), name, value) for of, name, value in ask.options
-            ),
-            base=self.catalogue.base(ask.base),
-            steps=ask.steps,
-            guidance=ask.guidance,
-            size=ask.size,
-            seed=ask.seed,
-            vary=ask.vary,
-            pose=None if ask.pose is None else self.place(session, ask.pose),
-            device=self.settings.device,
-            dtype=self.settings.dtype,
-        )
-
-    def _first_method(self, base: str | None) -> str:
-        methods = self.catalogue.methods(base)
-        if not methods:
-            shown = base or next(iter(self.catalogue.bases))
-            raise BadInput(
-                f"no method is installed for '{shown}': take another model, or give --adapter FOLDER when "
-                "the studio is started"
-            )
-        return methods[0]
-
-    def _placed(self, session: Session, person: Person) -> str:
-        if person.region is None:
-            raise BadInput("give each of several people a region")
-        if person.identity is not None:
-            file = str(session.identity(person.identity).path)
-        elif len(person.photos) == 1:
-            file = self.place(session, person.photos[0])
-        else:
-            raise BadInput("several photos of one of several people: read them into an identity first")
-        return f"{file}@{','.join(map(str, person.region))}"
-
-    @staticmethod
-    def place(session: Session, id: str) -> str:
-        """Path of a photo of the session, or the name of a sample; nothing else is ever opened."""
-        if id.startswith(SAMPLE_PREFIX):
-            from idpersona.images import sample_names
-
-            if id[len(SAMPLE_PREFIX) :] in sample_names():
-                return id
-        return str(session.photo(id).path)
+        return create_request(ask, session, self.catalogue, self.settings)
 
     def _submit(self, session: Session, work: Any) -> Ticket[Any]:
         return self.engine.submit(session.key, work)

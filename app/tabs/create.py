@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from idpersona.app import markup, people_choice
-from idpersona.app.asks import Create, Person
+from idpersona.app.engine import Ticket
 from idpersona.app.restore import Restored, restore
-from idpersona.app.running import follow, guarded, received, session_of, value, whole
-from idpersona.app.sessions import Session
+from idpersona.app.running import follow, guarded, received, session_of
+from idpersona.app.sessions import Session, StoredPicture
 from idpersona.app.studio import MOST_PICTURES
+from idpersona.app.tabs.create_form import (
+    FIELDS,
+    NO_POSE,
+    SETTINGS,
+    asked,
+    carried_notes,
+    filled,
+    kept,
+    poses,
+)
 from idpersona.app.tabs.shared import QUIET, Shared
 from idpersona.jobs import limits
 
@@ -126,7 +136,7 @@ def build(shared: Shared) -> None:
                 else:
                     lora = gr.State([])
                 pose = gr.Dropdown(
-                    [("the method's own", "")],
+                    [NO_POSE],
                     value="",
                     label="Pose photo",
                     info="A photo whose face gives position and size.",
@@ -140,87 +150,76 @@ def build(shared: Shared) -> None:
                 height=150,
                 elem_id="create-restore",
             )
-    settings = [prompt, method, scale, base, negative, steps, guidance, size, seed, lock, count]
-    kept = gr.BrowserState([], storage_key="idpersona-create", secret="idpersona")
-    asked = [who.chosen, several, regions, consent, face, pose, lora, *settings]
-
-    def ask(session: Session, given: list[Any], **changes: Any) -> Create:
-        picked, many, drawn, agreed, which, posed, loras, *rest = given
-        text, how, strength, model, without, turns, lead, wanted, number, _, pictures = rest
-        picked = people_choice.known(session, picked or [])
-        canvas = limits.size(wanted) if value(wanted) else None
-        people: tuple[Person, ...]
-        if many:
-            people = people_choice.several_people(picked, drawn, canvas or shared_size(shared, model))
-        else:
-            people = people_choice.one_person(picked)
-        fields: dict[str, Any] = {
-            "people": people,
-            "prompt": text or "",
-            "negative": value(without),
-            "base": model,
-            "method": how,
-            "scale": strength,
-            "loras": tuple((name, 1.0) for name in loras or ()),
-            "steps": int(turns),
-            "guidance": float(lead),
-            "size": canvas,
-            "seed": whole(number, "“Seed”"),
-            "count": int(pictures),
-            "pose": people_choice.photo_id(posed) if value(posed) else None,
-            "face": whole(which, "“Face”"),
-            "consent": bool(agreed) and not many,
-        }
-        return Create(**{**fields, **changes})
+    carried = gr.State(None)
+    fields: dict[str, Any] = {
+        "chosen": who.chosen,
+        "several": several,
+        "regions": regions,
+        "consent": consent,
+        "face": face,
+        "pose": pose,
+        "loras": lora,
+        "prompt": prompt,
+        "method": method,
+        "scale": scale,
+        "base": base,
+        "negative": negative,
+        "steps": steps,
+        "guidance": guidance,
+        "size": size,
+        "seed": seed,
+        "lock": lock,
+        "count": count,
+        "carried": carried,
+    }
+    everything = [fields[name] for name in FIELDS]
+    settings = [fields[name] for name in SETTINGS]
+    saved = gr.BrowserState([], storage_key="idpersona-create", secret="idpersona")
 
     async def run(request: gr.Request, *given: Any) -> AsyncIterator[Any]:
+        form: dict[str, Any] = dict(zip(FIELDS, given, strict=True))
         async for progress, ticket in follow(
-            studio, request, lambda session: studio.create(session, ask(session, list(given)))
+            studio, request, lambda session: studio.create(session, asked(studio, session, form))
         ):
             if ticket is None:
                 yield progress, gr.skip(), gr.skip(), gr.skip()
                 continue
             made = ticket.result or []
+            pictures = shared.gallery(request, KINDS, EMPTY)
             first = str(made[0].settings["seed"]) if made else ""
-            yield (
-                progress,
-                shared.gallery(request, KINDS, EMPTY),
-                markup.notes(ticket.notes),
-                first if given[-2] else gr.skip(),
-            )
+            yield progress, pictures, markup.notes(ticket.notes), first if form["lock"] else gr.skip()
 
-    async def acted(request: gr.Request, event: gr.EventData, *given: Any) -> AsyncIterator[Any]:
-        skip = [gr.skip()] * len(settings)
+    def restored(request: gr.Request, find: Callable[[Session], Restored]) -> tuple[str, list[Any]]:
+        """Notes, and values of all fields."""
+        found = guarded(studio, request, find)
+        values = filled(studio, session_of(studio, request), found)
+        return markup.notes([*found.notes, *carried_notes(found)]), [values[name] for name in FIELDS]
+
+    async def acted(request: gr.Request, event: gr.EventData) -> AsyncIterator[Any]:
+        stay = [gr.skip()] * len(FIELDS)
         data = event._data or {}  # pyright: ignore[reportPrivateUsage]  # the documented way to a custom event
         action, id = data.get("action"), str(data.get("id", ""))
         if action == "reuse":
-            found = guarded(
-                studio, request, lambda session: restore(shared.studio, session, session.picture(id))
-            )
-            yield gr.skip(), gr.skip(), gr.skip(), *_filled(studio, session_of(studio, request), found)
-            return
-        if action != "vary":
-            return
+            notes, values = restored(request, lambda session: restore(studio, session, session.picture(id)))
+            yield gr.skip(), gr.skip(), notes, *values
+        elif action == "vary":
 
-        def vary(session: Session) -> Any:
-            found = restore(shared.studio, session, session.picture(id))
-            other = (secrets.randbelow(2**31), VARIED)
-            return studio.create(session, found.ask(count=4, vary=other))
+            def vary(session: Session) -> Ticket[list[StoredPicture]]:
+                found = restore(studio, session, session.picture(id))
+                other = (secrets.randbelow(2**31), VARIED)
+                return studio.create(session, found.ask(count=4, vary=other))
 
-        async for progress, ticket in follow(studio, request, vary):
-            if ticket is None:
-                yield progress, gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip(), *skip
-            else:
-                pictures = shared.gallery(request, KINDS, EMPTY)
-                notes = markup.notes(ticket.notes)
-                yield progress, pictures, notes, gr.skip(), gr.skip(), gr.skip(), gr.skip(), *skip
+            async for progress, ticket in follow(studio, request, vary):
+                if ticket is None:
+                    yield progress, gr.skip(), gr.skip(), *stay
+                else:
+                    pictures = shared.gallery(request, KINDS, EMPTY)
+                    yield progress, pictures, markup.notes(ticket.notes), *stay
 
     def dropped(file: Any, request: gr.Request) -> Any:
-        if not file:
-            return [gr.skip()] * (5 + len(settings))
-        data = received(studio, file)
-        found = guarded(studio, request, lambda session: restore(studio, session, *data[0]))
-        return None, markup.notes(found.notes), *_filled(studio, session_of(studio, request), found)
+        data, name = received(studio, file)[0]
+        notes, values = restored(request, lambda session: restore(studio, session, data, name))
+        return None, notes, *values
 
     def regions_for(many: bool, picked: list[str], drawn: Any, request: gr.Request) -> Any:
         session = session_of(studio, request)
@@ -231,29 +230,24 @@ def build(shared: Shared) -> None:
             return gr.HTML(visible=True)  # somebody may be drawing in it right now
         return gr.HTML(people_choice.spread_out(session, chosen, drawn), visible=True)
 
-    def poses(request: gr.Request) -> Any:
-        photos = [
-            one for one in people_choice.choices(session_of(studio, request)) if "identity:" not in one[1]
-        ]
-        return gr.Dropdown([("the method's own", ""), *photos])
+    def fresh_poses(request: gr.Request) -> Any:
+        return gr.Dropdown(poses(session_of(studio, request)))
 
     def base_changed(label: str) -> Any:
         fresh, found = offered.defaults(label), offered.methods(label)
         return gr.Dropdown(found, value=found[0] if found else None), fresh["steps"], fresh["guidance"]
 
-    filled = [who.chosen, several, regions, *settings]
     started = gr.on(
         [start.click, prompt.submit],
         run,
-        asked,
+        everything,
         [status, shown, told, seed],
         concurrency_limit=None,
-        show_progress="hidden",
-        api_visibility="private",
+        **QUIET,
     )
-    started.then(_as_list, settings, kept, queue=False, **QUIET)
-    shown.click(acted, asked, [status, shown, told, *filled], concurrency_limit=None, **QUIET)
-    drop.upload(dropped, drop, [drop, told, *filled], **QUIET)
+    started.then(_as_list, settings, saved, queue=False, **QUIET)
+    shown.click(acted, None, [status, shown, told, *everything], concurrency_limit=None, **QUIET)
+    drop.upload(dropped, drop, [drop, told, *everything], **QUIET)
     gr.on(
         [several.change, who.chosen.change],
         regions_for,
@@ -262,54 +256,19 @@ def build(shared: Shared) -> None:
         queue=False,
         **QUIET,
     )
-    who.chosen.change(poses, None, pose, queue=False, **QUIET)
+    who.chosen.change(fresh_poses, None, pose, queue=False, **QUIET)
     base.input(base_changed, base, [method, steps, guidance], queue=False, **QUIET)
 
-    def opened(saved: list[Any], request: gr.Request) -> Any:
+    def opened(before: Any, request: gr.Request) -> Any:
         session = session_of(studio, request)
         everybody = gr.CheckboxGroup(people_choice.choices(session))
-        pictures = shared.gallery(request, KINDS, EMPTY)
-        if not isinstance(saved, list) or len(saved) != len(settings):
-            return everybody, pictures, *([gr.skip()] * len(settings))
-        fitting = [model if model in offered.bases else None for model in (saved[3],)]
-        if fitting[0] is None or saved[1] not in offered.methods(saved[3]):
-            return everybody, pictures, saved[0], *([gr.skip()] * (len(settings) - 1))
-        return everybody, pictures, *saved
+        known = kept(studio, before)
+        values = [known.get(name, gr.skip()) for name in SETTINGS]
+        return everybody, shared.gallery(request, KINDS, EMPTY), *values
 
-    shared.loads.append(lambda: shared.page.load(opened, kept, [who.chosen, shown, *settings], **QUIET))
-
-
-def shared_size(shared: Shared, base: str | None) -> tuple[int, int]:
-    """Width and height of a base's pictures, asked of its configuration alone."""
-    from idpersona.app.geometry import native_size
-
-    return native_size(shared.studio.catalogue.base(base))
+    shared.loads.append(lambda: shared.page.load(opened, saved, [who.chosen, shown, *settings], **QUIET))
 
 
 def _as_list(*values: Any) -> list[Any]:
     """What the browser keeps."""
     return list(values)
-
-
-def _filled(studio: Any, session: Session, found: Restored) -> list[Any]:
-    """Values of people, regions and settings, from a picture."""
-    del studio
-    ask = found.ask()
-    chosen = gr.CheckboxGroup(people_choice.choices(session), value=list(found.chosen))
-    size = "" if ask.size is None else f"{ask.size[0]}x{ask.size[1]}"
-    return [
-        chosen,
-        bool(found.regions),
-        gr.HTML(list(found.regions), visible=bool(found.regions)),
-        ask.prompt,
-        ask.method,
-        ask.scale,
-        ask.base,
-        ask.negative or "",
-        ask.steps,
-        ask.guidance,
-        size,
-        "" if ask.seed is None else str(ask.seed),
-        True,
-        1,
-    ]

@@ -145,13 +145,21 @@ def test_an_open_seed_is_a_new_one_each_time(browse):
     assert "“Seed” is a whole number" in toast(page)
 
 
-def test_variations_are_made_of_a_picture(browse):
+def test_variations_are_made_of_a_picture(browse, tmp_path):
     page = browse()
     choose(page, "create", "Sample person-1")
     steps(page, 2)
     create(page)
     pictures(page).first.get_by_text("Variations").click()
     playwright.expect(pictures(page)).to_have_count(5)
+    # What has no field of its own comes back with a picture, too.
+    varied = download(page, pictures(page).first.get_by_text("Download"), tmp_path / "varied.png")
+    pictures(page).first.get_by_text("Use settings").click()
+    playwright.expect(page.locator("#create-notes")).to_contain_text("Kept from the picture")
+    create(page, prompt=PROMPT)
+    playwright.expect(pictures(page)).to_have_count(6)
+    again = download(page, pictures(page).first.get_by_text("Download"), tmp_path / "again.png")
+    assert np.array_equal(pixels(varied), pixels(again))
 
 
 def test_a_page_that_is_loaded_again_still_has_everything(browse, photo):
