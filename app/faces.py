@@ -27,7 +27,7 @@ class Looked:
 def look_at(studio: Studio, session: Session, photos: list[str]) -> Ticket[list[Looked]]:
     """Find the faces in photos (ids, samples) of a session; does not wait for jobs."""
     studio.check_reading("dlib")
-    places = [(place(session, id), id) for id in photos]
+    places = [place(session, id) for id in photos]
 
     def work(_models: Models, _listener: Listener) -> list[Looked]:
         from idpersona.encoders import FaceEncoder, get_encoder
@@ -38,11 +38,11 @@ def look_at(studio: Studio, session: Session, photos: list[str]) -> Ticket[list[
         assert isinstance(encoder, FaceEncoder)
         found: list[Looked] = []
         names = session.names()
-        for place, _ in places:
-            image = open_photo(place)
+        for file in places:
+            image = open_photo(file)
             faces = encoder.detect(image)
             hints = tuple(measure_quality(image, face).warnings() for face in faces)
-            shown = names.get(place, place)
+            shown = names.get(file, file)
             found.append(Looked(shown, image, tuple(face.box for face in faces), hints))
         return found
 
