@@ -34,8 +34,9 @@ def restore(photo: Image.Image, source: Image.Image, edited: Image.Image) -> Ima
     change = np.abs(after - back).mean(axis=2).round().astype(np.uint8)
     # The strongest change near a place, so that no outline of what was there stays around what is now.
     side = 2 * round(radius) + 1
-    near = (
-        Image.fromarray(change).filter(ImageFilter.MaxFilter(side)).filter(ImageFilter.GaussianBlur(radius))
-    )
+    near = Image.fromarray(change)
+    if side > 1:  # Pillow 12.3 divides by zero in a filter of one pixel, which changes nothing
+        near = near.filter(ImageFilter.MaxFilter(side))
+    near = near.filter(ImageFilter.GaussianBlur(radius))
     share = 1 - ((np.asarray(near, dtype=np.float32) - SAME) / (OTHER - SAME)).clip(0, 1)
     return Image.fromarray((after + share[..., None] * (before - back)).clip(0, 255).round().astype(np.uint8))
