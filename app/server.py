@@ -119,6 +119,7 @@ def _add_gradio(app: FastAPI, studio: Studio) -> set[int]:
         footer_links=["api", "settings"],
         ssr_mode=False,
         enable_monitoring=False,
+        run_history=False,
         **style(),
     )
     return set(page.fns)

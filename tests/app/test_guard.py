@@ -233,6 +233,23 @@ def test_gradio_opens_no_path_of_a_client(server, path):
         assert json.dumps(path) not in answer or "not" in answer
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs",
+        "gradio_api/runs",
+        "gradio_api/run-history/records",
+        "gradio_api/run-history/buckets",
+        "monitoring",
+    ],
+)
+def test_nobody_sees_what_others_asked(server, path):
+    """Gradio can keep a history of all calls, and show it."""
+    answer = httpx.get(f"{server.address}/{path}")
+    assert answer.status_code in (403, 404) or "a photo" not in answer.text
+    assert answer.status_code < 500
+
+
 def test_websockets_are_closed(server):
     import socket
 
