@@ -6,6 +6,7 @@ import json
 
 from idpersona.app.engine import Busy, Cancelled
 from idpersona.app.limits import TooOften
+from idpersona.app.speech import hide_places
 from idpersona.errors import (
     ConsentRequired,
     IdPersonaError,
@@ -56,4 +57,4 @@ def as_api_error(error: IdPersonaError) -> ApiError:
         status, code = 404, "model_not_found"
     elif isinstance(error, MissingWeights):
         status, code = 503, "missing_weights"
-    return ApiError(status, str(error), code)
+    return ApiError(status, hide_places(str(error)), code)

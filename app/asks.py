@@ -21,7 +21,7 @@ class Person:
 @dataclass(frozen=True, kw_only=True)
 class Create:
     """A picture to be made; labels of the catalogue, ids of the session. None is what the model takes best.
-    ``vary`` is (seed, amount) of a variation of ``seed``.
+    ``vary`` holds (seed, amount) of the noises that are mixed into that of ``seed``.
     """
 
     people: tuple[Person, ...]
@@ -38,7 +38,7 @@ class Create:
     size: tuple[int, int] | None = None
     seed: int | None = None
     count: int = 1
-    vary: tuple[int, float] | None = None
+    vary: tuple[tuple[int, float], ...] = ()
     pose: str | None = None
     face: int | None = None
     consent: bool = False

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from idpersona.app.answers import ApiError, error_body
 from idpersona.app.asgi import ASGIApp, Message, Receive, Scope, Send
 
-CALLS = ("/queue/join", "/run/", "/api/", "/call/")
+NAMED = ("/run/", "/api/", "/call/v2/", "/call/")
+ANONYMOUS = ("/run/predict", "/api/predict")
+"""Where the function is told by its number alone."""
+CLOSED = ("/component_server", "/process_recording", "/stream/", "/vibe-", "/undo-vibe-edit", "/proxy=")
+"""Routes of Gradio that nothing here uses."""
+log = logging.getLogger(__name__)
 
 
 class CheckedCalls:
-    """ASGI middleware: the body of a call is a JSON object, and its function one that the page has.
+    """ASGI middleware: a call is a JSON object, its function one that the page has, its files were uploaded.
 
     Args:
         app: what comes behind.
         functions: numbers of the page's functions.
+        names: their names.
+        uploads: folder of uploaded files; no other file may be named in a call.
     """
 
-    def __init__(self, app: ASGIApp, functions: set[int]):
-        self.app, self.functions = app, functions
+    def __init__(self, app: ASGIApp, functions: Iterable[int], names: Iterable[str], uploads: Path):
+        self.app, self.functions, self.names = app, set(functions), set(names)
+        self.uploads = uploads.resolve()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer what is wrong with it."""
-        path = scope.get("path", "")
-        if scope["type"] != "http" or scope["method"] != "POST" or not _is_call(path):
+        place = scope.get("path", "").removeprefix("/gradio_api")
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
+        elif place.startswith(CLOSED):
+            await _answer(send, ApiError(404, "there is nothing here"))
+        elif scope["method"] == "POST" and (place.startswith("/queue/join") or place.startswith(NAMED)):
+            await self._call(place.rstrip("/"), scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _call(self, place: str, scope: Scope, receive: Receive, send: Send) -> None:
         body = b""
         more = True
         while more:
@@ -36,14 +54,11 @@ class CheckedCalls:
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        wrong = self._wrong(body)
+        wrong = self._wrong(place, body)
         if wrong is not None:
-            answer = error_body(ApiError(400, wrong))
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
-            await send({"type": "http.response.start", "status": 400, "headers": headers})
-            await send({"type": "http.response.body", "body": answer})
+            await _answer(send, wrong)
             return
-        given = False
+        given = failed = False
 
         async def again() -> Message:
             nonlocal given
@@ -52,26 +67,74 @@ class CheckedCalls:
             given = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, again, send)
+        async def sending(message: Message) -> None:
+            nonlocal failed
+            if message["type"] == "http.response.start" and message["status"] == 500:
+                failed = True
+            if not failed:
+                await send(message)
 
-    def _wrong(self, body: bytes) -> str | None:
+        try:
+            await self.app(scope, again, sending)
+        except Exception:
+            if not failed:
+                raise
+            # Our own functions run later, in the queue: what fails here is how Gradio reads the call.
+            log.warning("a call that Gradio cannot read: %s", place[:200], exc_info=True)
+        if failed:
+            await _answer(send, ApiError(400, "the call does not fit the function: see /?view=api"))
+
+    def _wrong(self, place: str, body: bytes) -> ApiError | None:
         try:
             told: Any = json.loads(body)
         except (ValueError, RecursionError):
-            return "the request is no valid JSON"
+            return ApiError(400, "the request is no valid JSON")
         if not isinstance(told, dict):
-            return "the request is no JSON object"
+            return ApiError(400, "the request is no JSON object")
         number = told.get("fn_index")
         if number is not None and (type(number) is not int or number not in self.functions):
-            return "there is no such function"
-        if not isinstance(told.get("data", []), list):
-            return "data is a list"
+            return ApiError(400, "there is no such function")
+        by_name = next((place[len(start) :] for start in NAMED if place.startswith(start)), None)
+        by_number = place in ANONYMOUS and number is not None
+        if by_name is not None and not by_number and by_name not in self.names:
+            return ApiError(404, "there is no such function")
+        # The second form of calls by name takes names instead of a list.
+        if not place.startswith("/call/v2/") and not isinstance(told.get("data", []), list):
+            return ApiError(400, "data is a list")
         if not isinstance(told.get("session_hash") or "", str):
-            return "session_hash is a text"
+            return ApiError(400, "session_hash is a text")
+        if not self._uploaded(told):
+            return ApiError(400, "a call names a file that was not uploaded here")
         return None
 
+    def _uploaded(self, told: Any) -> bool:
+        """Whether every file that is named anywhere in a call lies among the uploads.
 
-def _is_call(path: str) -> bool:
-    place = path.removeprefix("/gradio_api")
-    # The second form of calls takes names instead of a list.
-    return any(place.startswith(call) for call in CALLS) and not place.startswith("/call/v2/")
+        Gradio copies each file that a call names, also in a field of text, before it calls the function.
+        """
+        left = [told]
+        while left:
+            one = left.pop()
+            if isinstance(one, list):
+                left += one
+            elif isinstance(one, dict):
+                left += one.values()
+                if "path" in one and not self._is_upload(one["path"]):
+                    return False
+        return True
+
+    def _is_upload(self, path: Any) -> bool:
+        if not isinstance(path, str) or "\0" in path:
+            return False
+        try:
+            real = Path(path).resolve()
+        except (OSError, RuntimeError, ValueError):
+            return False
+        return Path(path).is_absolute() and real.is_relative_to(self.uploads) and real.is_file()
+
+
+async def _answer(send: Send, error: ApiError) -> None:
+    body = error_body(error)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -6,9 +6,10 @@ answers and in the pictures.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Catalogue:
     bases: Mapping[str, str]
     adapters: Mapping[str, str]
     loras: Mapping[str, Path]
+    _subjects: dict[tuple[str, str], str | None] = field(default_factory=dict[tuple[str, str], str | None])
 
     def base(self, label: str | None) -> str:
         """The base of a label; None for the first.
@@ -56,16 +58,26 @@ class Catalogue:
         for label, name in self.adapters.items():
             if name in METHODS and METHODS[name].weightless:
                 continue
-            try:
-                weight = adapter_weight(name, real)
-                if weight is not None and installed(weight.name) is None:
-                    continue
-                found.append((adapters_reading([name], real).subject, label))
-            except IdPersonaError:
-                continue
+            kept = self._subject(name, real)
+            if kept is not None:
+                found.append((kept, label))
         faces = [label for kind, label in found if kind == "face"]
         objects = [label for kind, label in found if kind == "object"]
         return {"face": faces, "object": objects}.get(subject or "", [*faces, *objects])
+
+    def _subject(self, name: str, base: str) -> str | None:
+        """What an adapter keeps on a base, None where it does not run on it.
+
+        Asked once: of folders in a published layout only loading tells.
+        """
+        key = (name, base)
+        if key not in self._subjects:
+            self._subjects[key] = None
+            with contextlib.suppress(IdPersonaError):
+                weight = adapter_weight(name, base)
+                if (weight is None and name not in METHODS) or (weight and installed(weight.name)):
+                    self._subjects[key] = adapters_reading([name], base).subject
+        return self._subjects[key]
 
     def first_method(self, base: str | None) -> str:
         """Label of the method that is taken on a base (label) when none is said.
@@ -106,6 +118,15 @@ class Catalogue:
             if config is not None and config.is_file():
                 return label, list(json.loads(config.read_text("utf-8"))["names"])
         return "", []
+
+    def in_text(self, text: str) -> str:
+        """A text with every folder of weights as its label."""
+        places = {str(real): label for label, real in (*self.bases.items(), *self.adapters.items())}
+        places |= {str(real): label for label, real in self.loras.items()}
+        for real in sorted(places, key=len, reverse=True):
+            if "/" in real or "\\" in real:
+                text = text.replace(real, places[real])
+        return text
 
     def public(self, value: Any) -> Any:
         """JSON values with every name of weights as its label."""

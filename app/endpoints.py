@@ -6,23 +6,29 @@ Gradio's folder for some minutes.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from idpersona.app.asks import Create, Edit, Person
 from idpersona.app.engine import Ticket
-from idpersona.app.running import outcome, received, toast, value
-from idpersona.app.sessions import Session
-from idpersona.app.studio import Studio
-from idpersona.errors import BadInput
+from idpersona.app.running import client, outcome, received, toast, value
+from idpersona.app.sessions import Session, StoredIdentity, StoredPicture
+from idpersona.app.studio import Studio, uploads_of
+from idpersona.errors import BadInput, IdPersonaError
 from idpersona.images import SAMPLE_PREFIX
 from idpersona.jobs import limits
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def add_endpoints(studio: Studio) -> None:
@@ -50,23 +56,24 @@ def _create(studio: Studio) -> None:
         size: str = "",
         consent: bool = False,
     ) -> tuple[list[str], str]:
-        async with _guest(studio, request) as session:
+        def start(session: Session) -> Ticket[list[StoredPicture]]:
             ask = Create(
                 people=_person(studio, session, photos, sample),
                 prompt=prompt,
                 negative=value(negative),
                 base=value(model),
                 method=value(method),
-                scale=scale,
-                steps=int(steps) or None,
-                guidance=None if guidance < 0 else guidance,
-                seed=None if seed < 0 else int(seed),
-                count=int(count),
+                scale=_number(scale, "scale"),
+                steps=_whole(steps, "steps") or None,
+                guidance=_or_none(_number(guidance, "guidance")),
+                seed=_or_none(_whole(seed, "seed")),
+                count=_whole(count, "count"),
                 size=limits.size(size) if value(size) else None,
                 consent=consent,
             )
-            ticket = await _started(lambda: studio.create(session, ask))
-            made = await outcome(studio, ticket)
+            return studio.create(session, ask)
+
+        async with _called(studio, request, start) as (ticket, made):
             told = {"pictures": [one.settings for one in made], "notes": ticket.notes}
             return [_handed_over(studio, one.path, f"idpersona-{one.id}.png") for one in made], _json(told)
 
@@ -112,21 +119,22 @@ def _edit(studio: Studio) -> None:
         keep_background: bool = False,
         consent: bool = False,
     ) -> tuple[str, str]:
-        async with _guest(studio, request) as session:
+        def start(session: Session) -> Ticket[StoredPicture]:
             person = _person(studio, session, [photo] if photo else [], sample)[0]
             ask = Edit(
                 photo=person.photos[0],
                 prompt=prompt,
                 source=value(source),
                 method=value(method),
-                strength=None if strength < 0 else strength,
+                strength=_or_none(_number(strength, "strength")),
                 base=value(model),
                 adapter=value(adapter),
                 keep_background=keep_background,
                 consent=consent,
             )
-            ticket = await _started(lambda: studio.edit(session, ask))
-            made = await outcome(studio, ticket)
+            return studio.edit(session, ask)
+
+        async with _called(studio, request, start) as (ticket, made):
             told = {"settings": made.settings, "notes": ticket.notes}
             return _handed_over(studio, made.path, f"idpersona-{made.id}.png"), _json(told)
 
@@ -162,14 +170,12 @@ def _identify(studio: Studio) -> None:
         model: str = "",
         consent: bool = False,
     ) -> tuple[str, str]:
-        async with _guest(studio, request) as session:
+        def start(session: Session) -> Ticket[StoredIdentity]:
             given = _person(studio, session, photos, sample)[0].photos
-            ticket = await _started(
-                lambda: studio.read(
-                    session, given, "identity", base=value(model), method=value(method), consent=consent
-                )
-            )
-            stored = await outcome(studio, ticket)
+            base, how = value(model), value(method)
+            return studio.read(session, given, "identity", base=base, method=how, consent=consent)
+
+        async with _called(studio, request, start) as (_, stored):
             return _handed_over(studio, stored.path, "identity.safetensors"), _json(
                 stored.identity.describe()
             )
@@ -192,25 +198,60 @@ def _identify(studio: Studio) -> None:
 
 
 @asynccontextmanager
-async def _guest(studio: Studio, request: gr.Request) -> AsyncIterator[Session]:
-    """A session for one call; errors are told as on the page."""
-    with studio.guest() as session:
-        try:
-            studio.rate.take(str(request.client.host) if request.client else "unknown")
-            yield session
-        except Exception as error:
-            raise toast(error, session) from None
+async def _called(
+    studio: Studio, request: gr.Request, start: Callable[[Session], Ticket[T]]
+) -> AsyncIterator[tuple[Ticket[T], T]]:
+    """A job in a session of its own, and its result; errors are told as on the page.
+
+    ``start`` reads photos, which takes time: it runs in a thread of its own.
+    """
+    try:
+        studio.rate.take(client(request))
+        with studio.guest(client(request)) as session:
+            try:
+                ticket = await asyncio.to_thread(start, session)
+                yield ticket, await outcome(studio, ticket, _gone(request))
+            except Exception as error:
+                raise toast(error, session) from None
+    except IdPersonaError as error:
+        raise toast(error) from None
+
+
+def _gone(request: gr.Request) -> Callable[[], Awaitable[bool]]:
+    """Whether the client has gone that waits for this call: Gradio knows, and does not end the call."""
+    page: Any = LocalContext.blocks.get()
+    event: Any = LocalContext.event_id.get(None)
+
+    async def gone() -> bool:
+        # Private to Gradio, and tested: without it nobody could call off what was left behind.
+        jobs = [one for some in page._queue.active_jobs for one in some or ()]
+        mine = [one for one in jobs if one._id == event]
+        return bool(mine) and not any(one.alive for one in mine)
+
+    return gone
+
+
+def _number(given: Any, label: str) -> float:
+    if not isinstance(given, (int, float)) or not math.isfinite(given):
+        raise BadInput(f"{label} is a number")
+    return float(given)
+
+
+def _whole(given: Any, label: str) -> int:
+    number = _number(given, label)
+    if number != int(number):
+        raise BadInput(f"{label} is a whole number, got {number:g}")
+    return int(number)
+
+
+def _or_none(number: N) -> N | None:
+    """Numbers below 0 leave it to the model."""
+    return None if number < 0 else number
 
 
 def _json(told: Any) -> str:
     # As text: gradio_client takes everything with a "path" for a file, and fetches it.
     return json.dumps(told, ensure_ascii=False)
-
-
-async def _started(start: Any) -> Ticket[Any]:
-    import asyncio
-
-    return await asyncio.to_thread(start)
 
 
 def _person(studio: Studio, session: Session, files: Any, sample: str) -> tuple[Person, ...]:
@@ -224,6 +265,6 @@ def _person(studio: Studio, session: Session, files: Any, sample: str) -> tuple[
 
 def _handed_over(studio: Studio, path: Path, name: str) -> str:
     """A copy in Gradio's folder, which outlives the session by some minutes."""
-    folder = studio.sessions.root / "gradio" / path.stem
+    folder = uploads_of(studio) / path.stem
     folder.mkdir(parents=True, exist_ok=True)
     return str(shutil.copyfile(path, folder / name))

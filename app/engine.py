@@ -17,17 +17,22 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from idpersona.app.preview import Preview
-from idpersona.errors import IdPersonaError
+from idpersona.errors import BadInput, IdPersonaError
 from idpersona.jobs.listener import Listener
 from idpersona.jobs.models import Models
 
 T = TypeVar("T")
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
+SHORT = 0.5
 log = logging.getLogger(__name__)
 
 
 class Cancelled(IdPersonaError):
     """The job was called off."""
+
+
+class TooLong(IdPersonaError):
+    """The job took longer than it may while others wait."""
 
 
 class Busy(IdPersonaError):
@@ -40,6 +45,7 @@ class Ticket(Generic[T]):
 
     Attributes:
         owner: whose it is; jobs of others cannot be called off.
+        client: the address that it was asked from.
         state: where it is in its life.
         step, steps: how far it is; 0 of 0 before it draws.
         where: what it does now, for people.
@@ -49,6 +55,7 @@ class Ticket(Generic[T]):
     """
 
     owner: str
+    client: str
     work: Callable[[Models, Listener], T]
     number: int
     state: State = "waiting"
@@ -80,10 +87,13 @@ class Ticket(Generic[T]):
 
 
 class _Report(Listener):
-    """Puts what a job tells into its ticket, and ends it when it was called off."""
+    """Puts what a job tells into its ticket, and ends it when it was called off or takes too long.
 
-    def __init__(self, ticket: Ticket[Any], between: Callable[[], None]):
-        self.ticket, self.between = ticket, between
+    ``between`` does the short tasks of others; ``late`` says after so many seconds that it has to end.
+    """
+
+    def __init__(self, ticket: Ticket[Any], between: Callable[[], None], late: Callable[[float], str | None]):
+        self.ticket, self.between, self.late = ticket, between, late
         self.sight = Preview()
 
     def note(self, text: str) -> None:
@@ -115,6 +125,9 @@ class _Report(Listener):
     def _check(self) -> None:
         if self.ticket.stop.is_set():
             raise Cancelled("cancelled")
+        told = self.late(time.monotonic() - self.ticket.started)
+        if told is not None:
+            raise TooLong(told)
 
 
 class Engine:
@@ -122,12 +135,14 @@ class Engine:
 
     Args:
         waiting: jobs that may wait at once.
-        each: jobs that one owner may have in the line at once, the running one included.
+        each: jobs that one owner may have in the line at once, the running one included. One address may
+            have half of the line.
+        seconds: how long a job may take while others wait.
     """
 
-    def __init__(self, *, waiting: int = 32, each: int = 4):
+    def __init__(self, *, waiting: int = 32, each: int = 4, seconds: float = 1800.0):
         self.models = Models()
-        self._waiting, self._each = waiting, each
+        self._waiting, self._each, self._seconds = waiting, each, seconds
         self._line: deque[Ticket[Any]] = deque()
         self._short: deque[Ticket[Any]] = deque()
         self._running: Ticket[Any] | None = None
@@ -137,20 +152,21 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="idpersona-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, owner: str, work: Callable[[Models, Listener], T]) -> Ticket[T]:
+    def submit(self, owner: str, work: Callable[[Models, Listener], T], client: str = "") -> Ticket[T]:
         """Put a job into the line.
 
         Raises:
-            Busy: the line is full, or the owner has enough jobs in it.
+            Busy: the line is full, or the owner, or all owners at the address, have enough jobs in it.
         """
         with self._changed:
             self._open()
             mine = sum(ticket.owner == owner for ticket in self._all())
             if mine >= self._each:
                 raise Busy(f"you have {mine} jobs in the line already: wait for one, or cancel it")
-            if len(self._line) >= self._waiting:
+            here = sum(ticket.client == client for ticket in self._line)
+            if len(self._line) >= self._waiting or (client and here >= max(1, self._waiting // 2)):
                 raise Busy(f"{len(self._line)} jobs are waiting already: try again in a minute")
-            ticket = Ticket(owner=owner, work=work, number=next(self._numbers))
+            ticket = Ticket(owner=owner, client=client, work=work, number=next(self._numbers))
             self._line.append(ticket)
             self._changed.notify_all()
             return ticket
@@ -159,13 +175,14 @@ class Engine:
         """A task of a second or so, which does not wait for the jobs and touches no model of theirs.
 
         Raises:
-            Busy: very many such tasks wait already.
+            Busy: very many such tasks wait already, or some of the owner.
         """
         with self._changed:
             self._open()
-            if len(self._short) >= 4 * self._waiting:
+            mine = sum(ticket.owner == owner for ticket in self._short)
+            if mine >= 2 * self._each or len(self._short) >= 4 * self._waiting:
                 raise Busy("very many photos are being read: try again in a minute")
-            ticket = Ticket(owner=owner, work=work, number=next(self._numbers))
+            ticket = Ticket(owner=owner, client="", work=work, number=next(self._numbers))
             self._short.append(ticket)
             self._changed.notify_all()
             return ticket
@@ -187,6 +204,11 @@ class Engine:
             if ticket not in self._line:
                 return 0
             return self._line.index(ticket) + (self._running is not None)
+
+    def owners(self) -> set[str]:
+        """Who has a job that runs or waits."""
+        with self._changed:
+            return {ticket.owner for ticket in [*self._all(), *self._short]}
 
     @property
     def busy(self) -> bool:
@@ -221,24 +243,33 @@ class Engine:
                 self._changed.wait_for(lambda: self._closed or self._line or self._short)
                 if self._closed:
                     break
-                ticket = None if self._short else self._line.popleft()
-                self._running = ticket
-            if ticket is None:
-                self._between()
-                continue
-            self._run(ticket, _Report(ticket, self._between))
+            self._between()
+            with self._changed:
+                if self._closed or not self._line:
+                    continue
+                ticket = self._running = self._line.popleft()
+            self._run(ticket, _Report(ticket, self._between, self._late))
             with self._changed:
                 self._running = None
         self.models.clear()
 
     def _between(self) -> None:
-        """Work off the short tasks that wait."""
-        while True:
+        """Work off short tasks that wait, for :data:`SHORT` seconds, so that no picture waits for ever."""
+        begin = time.monotonic()
+        while time.monotonic() - begin < SHORT:
             with self._changed:
                 if self._closed or not self._short:
                     return
                 ticket = self._short.popleft()
-            self._run(ticket, _Report(ticket, lambda: None))
+            self._run(ticket, _Report(ticket, _nothing_between, _never_late))
+
+    def _late(self, seconds: float) -> str | None:
+        if seconds <= self._seconds or not self._line:
+            return None
+        return (
+            f"this job took longer than {self._seconds / 60:g} minutes while others wait: ask for less "
+            "steps, a smaller size or less pictures"
+        )
 
     def _run(self, ticket: Ticket[Any], report: _Report) -> None:
         ticket.state, ticket.started = "running", time.monotonic()
@@ -246,12 +277,22 @@ class Engine:
             ticket.result = ticket.work(self.models, report)
         except Cancelled as error:
             self._end(ticket, "cancelled", error)
-        except Exception as error:  # the worker outlives every job
+        except BaseException as error:  # the worker outlives every job, also a panic of a foreign library
             if not isinstance(error, IdPersonaError):
                 log.exception("job %d failed", ticket.number)
-            self._end(ticket, "failed", error)
+            self._end(ticket, "failed", self._readable(error))
         else:
             self._end(ticket, "done", None)
+
+    def _readable(self, error: BaseException) -> Exception:
+        """What became of a job, as its owner can be told."""
+        if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+            self.models.clear()
+            return BadInput(
+                "the memory of this device is not enough: ask for a smaller size or less pictures, or take a "
+                "smaller model"
+            )
+        return error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
 
     @staticmethod
     def _end(ticket: Ticket[Any], state: State, error: Exception | None) -> None:
@@ -260,6 +301,14 @@ class Engine:
         ticket.error = None if error is None else error.with_traceback(None)
         ticket.state = state
         ticket.ended.set()
+
+
+def _nothing_between() -> None:
+    pass
+
+
+def _never_late(_seconds: float) -> None:
+    return None
 
 
 def _nothing(_models: Models, _listener: Listener) -> Any:

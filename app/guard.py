@@ -10,13 +10,13 @@ import binascii
 import contextlib
 import hmac
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from idpersona.app.answers import ApiError, error_body
 from idpersona.app.asgi import ASGIApp, Message, Receive, Scope, Send
 from idpersona.app.limits import RateLimiter, TooOften
-from idpersona.app.sessions import Sessions
+from idpersona.app.sessions import Sessions, disc_full
 from idpersona.app.settings import LOOPBACK, Settings
 
 COOKIE = "idpersona_session"
@@ -24,6 +24,8 @@ SMALL_BODY = 4 * 1024 * 1024
 """Bytes of a request that carries no photo."""
 BYTES = 1024 * 1024 * 1024
 """Of uploads, per minute and client."""
+AT_ONCE = 512 * 1024 * 1024
+"""Bytes of all requests that are being read at a time."""
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -41,8 +43,9 @@ class _Refused(Exception):
 class Guard:
     """ASGI middleware: host, password, origin, size and number of requests; gives each browser its cookie."""
 
-    def __init__(self, app: ASGIApp, settings: Settings):
-        self.app, self.settings = app, settings
+    def __init__(self, app: ASGIApp, settings: Settings, sessions: Sessions):
+        self.app, self.settings, self.sessions = app, settings, sessions
+        self.open_bytes = 0
         self.requests = RateLimiter(20 * settings.rate)
         self.guesses = RateLimiter(20)
         self.mebibytes = RateLimiter(BYTES >> 20)
@@ -56,11 +59,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         started = False
-        cookie = _cookies(scope).get(COOKIE)
-        fresh = None if cookie else Sessions.new_key()
-        if fresh is not None and scope["method"] == "GET" and scope["path"] == "/":
-            scope.setdefault("state", {})["session"] = fresh
-
+        # Behind this, a cookie of ours is one that was given to somebody who had the password.
+        known = self._known(scope)
+        fresh = not known and scope["method"] == "GET" and scope["path"] == "/"
+        held = 0
         refusal: list[_Refused] = []
 
         async def sending(message: Message) -> None:
@@ -70,32 +72,51 @@ class Guard:
             if message["type"] == "http.response.start":
                 started = True
                 headers = [*message.get("headers", []), *HEADERS]
-                if fresh is not None and scope["method"] == "GET" and scope["path"] == "/":
-                    headers.append((b"set-cookie", _set_cookie(fresh, scope).encode()))
+                if fresh:
+                    headers.append((b"set-cookie", _set_cookie(self.sessions.issue(), scope).encode()))
                 message = {**message, "headers": headers}
             await send(message)
 
         try:
-            self._check(scope)
+            size = self._check(scope, known=known)
+            held = size if size > SMALL_BODY else 0
+            if self.open_bytes + held > max(AT_ONCE, held):
+                held = 0
+                raise _Refused(ApiError(503, "very many photos are being read: try again in a minute"))
+            self.open_bytes += held
             await self.app(scope, self._limited(scope, receive, refusal), sending)
         except _Refused as refused:
             refusal[:] = [refused]
         except Exception:  # nothing of the inside is shown
             log.exception("%s %s failed", scope["method"], scope["path"])
             refusal[:] = [_Refused(ApiError(500, "internal error; the studio's log says more"))]
+        finally:
+            self.open_bytes -= held
         if refusal and not started:
             refused = refusal.pop()
             await _answer(sending, refused.error, refused.headers)
 
-    def _check(self, scope: Scope) -> None:
+    def _known(self, scope: Scope) -> bool:
+        """Whether a request has a cookie of this studio; others of its name are taken out of it."""
+        cookie = _cookies(scope).get(COOKIE)
+        if cookie is None:
+            return False
+        if self.sessions.issued(cookie):
+            return True
+        scope["headers"] = [one for one in scope["headers"] if one[0] != b"cookie"]
+        return False
+
+    def _check(self, scope: Scope, *, known: bool) -> int:
+        """The bytes that a request may send; raises what refuses it."""
         headers = _headers(scope)
         client = client_of(scope)
         host = headers.get("host", "")
         if self.settings.auth is not None:
-            self._authenticate(headers, client)
+            self._authenticate(headers, client, known=known)
         elif not self.settings.public and _name(host) not in (*LOOPBACK, self.settings.host):
             # A page elsewhere can let its own name point here; without a password only the name tells.
             raise _Refused(ApiError(421, f"this studio is not called '{_name(host)[:80]}'"))
+        size = 0
         if scope["method"] in CHANGES:
             origin = headers.get("origin")
             if origin and urlsplit(origin).netloc != host:
@@ -115,10 +136,23 @@ class Guard:
                 self.mebibytes.take(client, size / 2**20)
             except TooOften as error:
                 raise _Refused(too_often(error), retry_after(error)) from None
+            if size > SMALL_BODY and disc_full(self.sessions.root):
+                raise _Refused(ApiError(503, "the studio's disc is nearly full: try again later"))
+        return size
 
-    def _authenticate(self, headers: dict[str, str], client: str) -> None:
+    def _authenticate(self, headers: dict[str, str], client: str, *, known: bool) -> None:
+        """Raise what refuses a request without the password.
+
+        After many wrong ones, an address is not even told whether it has the right one; browsers that had it
+        before go on.
+        """
         assert self.settings.auth is not None
         given = credentials(headers.get("authorization", ""))
+        if given is not None and not known:
+            try:
+                self.guesses.take(client, 0)
+            except TooOften as error:
+                raise _Refused(too_often(error), retry_after(error)) from None
         wanted = ":".join(self.settings.auth)
         if given is not None and hmac.compare_digest(given.encode(), wanted.encode()):
             return
@@ -139,7 +173,7 @@ class Guard:
     def _most(self, scope: Scope) -> int:
         path = scope["path"]
         if path.startswith("/v1/") or path.endswith("/upload"):
-            return 8 * self.settings.max_upload
+            return 4 * self.settings.max_upload
         return SMALL_BODY
 
     def _too_large(self, scope: Scope) -> ApiError:
@@ -193,10 +227,9 @@ def retry_after(error: TooOften) -> list[tuple[bytes, bytes]]:
     return [(b"retry-after", str(error.seconds).encode())]
 
 
-def session_key(cookies: dict[str, str], otherwise: str | None) -> str:
-    """Key of the session of a browser: its cookie, else what its Gradio client calls itself."""
-    cookie = cookies.get(COOKIE)
-    return f"cookie {cookie}" if cookie else f"client {otherwise or Sessions.new_key()}"
+def session_key(cookies: Mapping[str, str]) -> str | None:
+    """Key of the session of a browser: its cookie; None where it has none."""
+    return cookies.get(COOKIE)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

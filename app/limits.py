@@ -34,7 +34,7 @@ class RateLimiter:
         self._lock = threading.Lock()
 
     def take(self, client: str, amount: float = 1.0) -> None:
-        """Count one request, or ``amount`` of something.
+        """Count one request, or ``amount`` of something; 0 asks whether one is left.
 
         Raises:
             TooOften: the client has none left.
@@ -43,9 +43,10 @@ class RateLimiter:
             now = self._clock()
             left, since = self._buckets.pop(client, (self._most, now))
             left = min(self._most, left + (now - since) * self._most / 60)
-            enough = left >= min(amount, self._most)
+            needed = min(amount or 1.0, self._most)
+            enough = left >= needed
             self._buckets[client] = (left - amount if enough else left, now)
             while len(self._buckets) > CLIENTS:
                 self._buckets.popitem(last=False)
             if not enough:
-                raise TooOften((min(amount, self._most) - left) * 60 / self._most)
+                raise TooOften((needed - left) * 60 / self._most)

@@ -72,8 +72,7 @@ def _figure(picture: StoredPicture) -> str:
     prompt = str(told.get("prompt") or "")
     width, height = picture.size
     facts = [f"seed {told['seed']}"] if "seed" in told else []
-    if picture.similarity is not None:
-        facts.append(f"likeness {picture.similarity:.2f} (one person: {picture.threshold:.2f} or more)")
+    facts += likeness(picture)
     link = address(picture)
     name = f"idpersona-{picture.id}.png"
     actions = ""
@@ -89,6 +88,15 @@ def _figure(picture: StoredPicture) -> str:
         f'<span class="idp-actions"><a href="{link}" download="{name}">Download</a>{actions}</span>'
         f"</figcaption></figure>"
     )
+
+
+def likeness(picture: StoredPicture) -> list[str]:
+    """What was measured of a picture, in words; nothing where nothing was."""
+    if not picture.judge:
+        return []
+    if picture.similarity is None:
+        return [f"no face found by {picture.judge}"]
+    return [f"likeness {picture.similarity:.2f} (one person: {picture.threshold:.2f} or more)"]
 
 
 def slider(picture: StoredPicture) -> str:
@@ -116,15 +124,17 @@ def strip(items: Sequence[tuple[str, str]]) -> str:
     return f'<div class="idp-strip">{shown}</div>'
 
 
-def boxes(image: Image.Image, name: str, faces: Sequence[tuple[float, float, float, float]]) -> str:
-    """A photo with a numbered box around each face (x0, y0, x1, y1 in its pixels)."""
-    width, height = image.size
+def boxes(
+    image: Image.Image, name: str, size: tuple[int, int], faces: Sequence[tuple[float, float, float, float]]
+) -> str:
+    """A copy of a photo of a ``size`` with a numbered box around each face (x0, y0, x1, y1 in its pixels)."""
+    width, height = size
     stroke = max(width, height) / 160
-    size = max(width, height) / 18
+    letter = max(width, height) / 18
     marks = "".join(
         f'<rect x="{x0:.0f}" y="{y0:.0f}" width="{x1 - x0:.0f}" height="{y1 - y0:.0f}" '
-        f'stroke-width="{stroke:.1f}"/><text x="{x0 + stroke:.0f}" y="{y0 + size:.0f}" '
-        f'font-size="{size:.0f}">{number}</text>'
+        f'stroke-width="{stroke:.1f}"/><text x="{x0 + stroke:.0f}" y="{y0 + letter:.0f}" '
+        f'font-size="{letter:.0f}">{number}</text>'
         for number, (x0, y0, x1, y1) in enumerate(faces)
     )
     told = f"{name}: {len(faces)} face{'s' if len(faces) != 1 else ''} found"

@@ -148,8 +148,9 @@ def _router(studio: Studio) -> APIRouter:
 
 @asynccontextmanager
 async def _own_session(studio: Studio, request: Request) -> AsyncIterator[Session]:
-    studio.rate.take(client_of(request.scope))
-    with studio.guest() as session:
+    client = client_of(request.scope)
+    studio.rate.take(client)
+    with studio.guest(client) as session:
         yield session
 
 
@@ -166,6 +167,7 @@ def _create(studio: Studio, session: Session, body: GenerationRequest) -> Create
         people=_people(studio, session, who),
         prompt=body.prompt,
         negative=body.negative_prompt,
+        weighted=body.weighted,
         base=body.model,
         method=who.adapter,
         scale=who.scale,
@@ -240,6 +242,7 @@ def _data(picture: StoredPicture) -> PictureData:
             features_sha256=who.get("features_sha256"),
             consent=who.get("consent", told.get("photo_consent")),
             similarity=picture.similarity,
+            similarity_encoder=picture.judge or None,
         ),
         settings=told,
     )
@@ -266,7 +269,10 @@ def _edit_fields(form: FormData) -> EditRequestBody:
         elif path[0] == "identity" and len(path) == 2:
             given.setdefault("identity", {})[path[1]] = value
         elif path[0] == "identity" and len(path) == 3 and (not path[2] or path[2].isdigit()):
-            given.setdefault("identity", {}).setdefault(path[1], []).append(value)
+            several = given.setdefault("identity", {}).setdefault(path[1], [])
+            if not isinstance(several, list):
+                raise ApiError(400, f"'{key[:40]}' is given in two ways", param=key[:40])
+            several.append(value)
         else:
             raise ApiError(400, f"unknown field '{key[:40]}'", param=key[:40])
     try:
@@ -348,6 +354,11 @@ def _add_errors(app: FastAPI) -> None:
             told = "the request is no valid JSON, or no valid form"
         return answer(ApiError(error.status_code, told), dict(error.headers or {}))
 
+    async def defect(_request: Request, _error: Exception) -> Response:
+        # It is raised again, and logged by the guard.
+        return answer(ApiError(500, "internal error; the studio's log says more"))
+
+    app.add_exception_handler(Exception, defect)
     app.add_exception_handler(IdPersonaError, ours)
     app.add_exception_handler(ApiError, api)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from idpersona.app.studio import MOST_PICTURES
+from idpersona.jobs.limits import GUIDANCE, SCALE, SEED, STEPS, TEXT
+
+
+def _not_streamed(value: bool) -> bool:
+    if value:
+        raise ValueError("pictures are not streamed")
+    return value
+
 
 Base64 = Annotated[str, Field(description="A file in base64, or a data URL.", min_length=1)]
-Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Seed = Annotated[int, Field(ge=SEED[0], le=SEED[1])]
+Steps = Annotated[int, Field(ge=STEPS[0], le=STEPS[1])]
+Guidance = Annotated[float, Field(ge=GUIDANCE[0], le=GUIDANCE[1])]
+Scale = Annotated[float, Field(ge=SCALE[0], le=SCALE[1])]
+NotStreamed = Annotated[bool, AfterValidator(_not_streamed)]
 
 
 class _Strict(BaseModel):
@@ -35,9 +49,7 @@ class IdentityInput(_Strict):
     sample: str | None = Field(default=None, description="Name of a sample photo, as astronaut.")
     people: list[PersonInput] = Field(default_factory=list[PersonInput], max_length=8)
     adapter: str | None = Field(default=None, description="Method [default: the first that the model has].")
-    scale: Annotated[float, Field(ge=0, le=2)] | None = Field(
-        default=None, description="Strength of the method."
-    )
+    scale: Scale | None = Field(default=None, description="Strength of the method.")
     face: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="Which face in the photos, 0 the largest."
     )
@@ -50,9 +62,9 @@ class IdentityInput(_Strict):
 class GenerationRequest(_Strict):
     """As OpenAI's, with ``identity`` and what a diffusion model takes besides."""
 
-    prompt: str = Field(min_length=1, max_length=20_000)
+    prompt: str = Field(min_length=1, max_length=TEXT)
     model: str | None = Field(default=None, description="A model of GET /v1/models [default: the first].")
-    n: Annotated[int, Field(ge=1, le=8)] | None = 1
+    n: Annotated[int, Field(ge=1, le=MOST_PICTURES)] | None = 1
     size: str | None = Field(default=None, description="auto, or WIDTHxHEIGHT in multiples of 8.")
     response_format: Literal["b64_json"] | None = Field(
         default=None, description="Pictures are not kept on the server, so there are no addresses of them."
@@ -61,19 +73,20 @@ class GenerationRequest(_Strict):
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto"] | None = None
     quality: Literal["auto", "standard"] | None = None
-    stream: Literal[False] | None = None
+    stream: NotStreamed | None = None
     user: str | None = Field(default=None, max_length=400, description="Taken, and not used.")
     identity: IdentityInput | None = None
-    negative_prompt: str | None = Field(default=None, max_length=20_000)
+    negative_prompt: str | None = Field(default=None, max_length=TEXT)
+    weighted: bool = Field(default=False, description="Prompts of any length, with weights as (smile:1.3).")
     seed: Seed | None = None
-    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    guidance: Annotated[float, Field(ge=0, le=50)] | None = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
 
 
 class EditIdentity(_Strict):
     """How the photo is changed, and what keeps its person."""
 
-    source: str | None = Field(default=None, max_length=20_000, description="What the photo shows.")
+    source: str | None = Field(default=None, max_length=TEXT, description="What the photo shows.")
     method: str | None = Field(default=None, description="Inversion [default: direct].")
     strength: Annotated[float, Field(ge=0, le=1)] | None = None
     words: list[str] = Field(
@@ -81,7 +94,7 @@ class EditIdentity(_Strict):
     )
     keep_background: bool = False
     adapter: str | None = Field(default=None, description="Method that keeps the person besides.")
-    scale: Annotated[float, Field(ge=0, le=2)] | None = None
+    scale: Scale | None = None
     face: Annotated[int, Field(ge=0)] | None = None
     consent: bool = False
 
@@ -89,20 +102,20 @@ class EditIdentity(_Strict):
 class EditRequestBody(_Strict):
     """The fields of an edit beside its image."""
 
-    prompt: str = Field(min_length=1, max_length=20_000)
+    prompt: str = Field(min_length=1, max_length=TEXT)
     model: str | None = None
-    n: Literal[1] | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
     size: Literal["auto"] | None = None
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png"] | None = None
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto"] | None = None
     quality: Literal["auto", "standard"] | None = None
-    stream: Literal[False] | None = None
+    stream: NotStreamed | None = None
     user: str | None = Field(default=None, max_length=400)
     identity: EditIdentity = EditIdentity()
-    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    guidance: Annotated[float, Field(ge=0, le=50)] | None = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
 
 
 class PictureIdentity(BaseModel):
@@ -112,8 +125,10 @@ class PictureIdentity(BaseModel):
     features_sha256: str | None = Field(description="Of what was read of them.")
     consent: bool | None = None
     similarity: float | None = Field(
-        description="To the largest face in the picture, by the encoder of the identity; 1 is equal."
+        description="Of the largest face in the picture to the person; 1 is equal. None: no face, or nobody "
+        "measured."
     )
+    similarity_encoder: str | None = Field(description="Who measured it; None where nobody did.")
 
 
 class PictureData(BaseModel):

@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from idpersona.app.endpoints import add_endpoints
-from idpersona.app.running import session_of
 from idpersona.app.studio import Studio
 from idpersona.app.tabs import about, compare, create, edit, identities, models
 from idpersona.app.tabs.shared import Shared
@@ -86,11 +85,4 @@ def make_page(studio: Studio) -> gr.Blocks:
                 about.build(shared)
         shared.connect()
         add_endpoints(studio)
-
-        def gone(request: gr.Request) -> None:
-            # A Gradio client has no cookie to come back with.
-            if not request.cookies:
-                studio.sessions.remove(session_of(studio, request).key)
-
-        page.unload(gone)
     return page

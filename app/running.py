@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -14,7 +15,8 @@ from idpersona.app.engine import Cancelled, Ticket
 from idpersona.app.guard import session_key
 from idpersona.app.sessions import Session
 from idpersona.app.speech import speak
-from idpersona.app.studio import Studio
+from idpersona.app.studio import Studio, uploads_of
+from idpersona.app.uploads import safe_name
 from idpersona.errors import BadInput, IdPersonaError
 
 T = TypeVar("T")
@@ -23,8 +25,20 @@ log = logging.getLogger(__name__)
 
 
 def session_of(studio: Studio, request: gr.Request) -> Session:
-    """The session of the browser, or Gradio client, that asks."""
-    return studio.sessions.get(session_key(dict(request.cookies or {}), request.session_hash))
+    """The session of the browser that asks.
+
+    Raises:
+        BadInput: the browser keeps no cookies, or the studio was started anew, or there are too many people.
+    """
+    key = session_key(dict(request.cookies or {}))
+    if key is None:
+        raise BadInput("this page does not know you any more: load it again, and allow its cookie")
+    return studio.sessions.get(key, client(request))
+
+
+def client(request: gr.Request) -> str:
+    """Address of who asks."""
+    return str(request.client.host) if request.client else "unknown"
 
 
 def toast(error: Exception, session: Session | None = None) -> gr.Error:
@@ -52,11 +66,12 @@ async def follow(
     Raises:
         gr.Error: a toast with what went wrong; none for a job that was called off, which ends quietly.
     """
-    session = session_of(studio, request)
+    session: Session | None = None
     ticket: Ticket[T] | None = None
     shown = ""
     try:
-        studio.rate.take(str(request.client.host) if request.client else "unknown")
+        session = session_of(studio, request)
+        studio.rate.take(client(request))
         ticket = await asyncio.to_thread(start, session)
         while not ticket.ended.is_set():
             told = markup.progress(ticket, studio.engine.position(ticket))
@@ -73,7 +88,7 @@ async def follow(
         raise toast(error, session) from None
     finally:
         if ticket is not None and not ticket.ended.is_set():
-            studio.engine.cancel(session.key, ticket)
+            studio.engine.cancel(ticket.owner, ticket)
     yield "", ticket
 
 
@@ -89,8 +104,9 @@ async def outcome(studio: Studio, ticket: Ticket[T], gone: Callable[[], Awaitabl
 
 def guarded(studio: Studio, request: gr.Request, work: Callable[[Session], T]) -> T:
     """The result of something short; errors become toasts."""
-    session = session_of(studio, request)
+    session: Session | None = None
     try:
+        session = session_of(studio, request)
         return work(session)
     except Exception as error:
         raise toast(error, session) from None
@@ -98,7 +114,7 @@ def guarded(studio: Studio, request: gr.Request, work: Callable[[Session], T]) -
 
 def cancel_all(studio: Studio, request: gr.Request) -> None:
     """Call off what this browser has in the line."""
-    if not studio.engine.cancel(session_of(studio, request).key):
+    if not guarded(studio, request, lambda session: studio.engine.cancel(session.key)):
         gr.Info("Nothing is running.")
 
 
@@ -124,25 +140,25 @@ def whole(given: str | None, label: str) -> int | None:
 
 
 def received(studio: Studio, files: Any) -> list[tuple[bytes, str]]:
-    """Bytes and names of files that Gradio has taken; its own copies are removed.
+    """Bytes and names of files that Gradio has taken.
 
-    Gradio has checked that the paths lie in its folder; that is checked again, so that nothing else is ever
-    opened.
+    Its copies go with time: two people who give the same photo share one. That they lie in its folder
+    :class:`~idpersona.app.calls.CheckedCalls` has seen; it is looked at again where they are opened.
+
+    Raises:
+        BadInput: a file is not there any more, or never was.
     """
-    from pathlib import Path
-
-    root = (studio.sessions.root / "gradio").resolve()
+    root = uploads_of(studio).resolve()
     found: list[tuple[bytes, str]] = []
     for file in files if isinstance(files, list) else [files] if files else []:
         path = Path(file)
         inside = path.resolve()
         if path.is_symlink() or not inside.is_relative_to(root) or not inside.is_file():
-            raise ValueError("a file that was not given here")
-        try:
-            if inside.stat().st_size > studio.settings.max_upload:
-                found.append((b"\0" * (studio.settings.max_upload + 1), path.name))
-            else:
-                found.append((inside.read_bytes(), path.name))
-        finally:
-            inside.unlink(missing_ok=True)
+            raise BadInput("this file is not here any more: give it again")
+        size, most = inside.stat().st_size, studio.settings.max_upload
+        if size > most:
+            raise BadInput(
+                f"{safe_name(path.name)} has {size >> 20} MiB, more than the {most >> 20} MiB allowed"
+            )
+        found.append((inside.read_bytes(), path.name))
     return found

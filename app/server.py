@@ -19,13 +19,15 @@ from idpersona.app.calls import CheckedCalls
 from idpersona.app.guard import Guard, session_key
 from idpersona.app.openai import DESCRIPTION, add_interface
 from idpersona.app.settings import Settings
-from idpersona.app.studio import Studio
+from idpersona.app.studio import Studio, uploads_of
 from idpersona.errors import BadInput, OutputError
 
 SWEEP = 30.0
 """Seconds between two looks for sessions and uploads that nobody uses any more."""
 UPLOADS = 600
 """Seconds that a file lies in Gradio's own folder."""
+GRACE = 3
+"""Seconds that open answers have when the studio is stopped."""
 
 
 def make_app(studio: Studio) -> Any:
@@ -52,15 +54,17 @@ def make_app(studio: Studio) -> Any:
     )
     add_interface(app, studio)
     _add_pictures(app, studio)
-    functions = _add_gradio(app, studio)
-    return Guard(CheckedCalls(app, functions), studio.settings)
+    page = _add_gradio(app, studio)
+    names = (str(one.api_name) for one in page.fns.values() if one.api_name)
+    calls = CheckedCalls(app, page.fns, names, uploads_of(studio))
+    return Guard(calls, studio.settings, studio.sessions)
 
 
 async def _sweeping(studio: Studio) -> None:
     while True:
         await asyncio.sleep(SWEEP)
-        await asyncio.to_thread(studio.sessions.expire)
-        await asyncio.to_thread(sweep_uploads, studio.sessions.root / "gradio")
+        await asyncio.to_thread(studio.sessions.expire, studio.engine.owners())
+        await asyncio.to_thread(sweep_uploads, uploads_of(studio))
 
 
 def sweep_uploads(folder: Path, now: float | None = None) -> int:
@@ -80,7 +84,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.get("/studio/pictures/{id}", include_in_schema=False)
     async def picture(id: str, request: Request, part: str = "after") -> FileResponse:  # pyright: ignore[reportUnusedFunction]
         """A picture of the browser that asks; nobody else finds it."""
-        session = studio.sessions.find(session_key(dict(request.cookies), None))
+        session = studio.sessions.find(session_key(request.cookies))
         stored = None if session is None else session.pictures.get(id)
         path = None if stored is None else stored.before if part == "before" else stored.path
         if path is None or not path.is_file():
@@ -90,7 +94,7 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
     @app.get("/studio/identities/{id}", include_in_schema=False)
     async def identity(id: str, request: Request) -> FileResponse:  # pyright: ignore[reportUnusedFunction]
         """An identity file of the browser that asks."""
-        session = studio.sessions.find(session_key(dict(request.cookies), None))
+        session = studio.sessions.find(session_key(request.cookies))
         stored = None if session is None else session.identities.get(id)
         if stored is None or not stored.path.is_file():
             raise ApiError(404, "this identity is not here any more")
@@ -99,11 +103,11 @@ def _add_pictures(app: FastAPI, studio: Studio) -> None:
         )
 
 
-def _add_gradio(app: FastAPI, studio: Studio) -> set[int]:
-    """Put the page in; the numbers of its functions."""
+def _add_gradio(app: FastAPI, studio: Studio) -> Any:
+    """Put the page in, and give it back."""
     # Before Gradio is imported, which reads both.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    os.environ["GRADIO_TEMP_DIR"] = str(studio.sessions.root / "gradio")
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads_of(studio))
     import gradio
 
     from idpersona.app.page import make_page, style
@@ -122,7 +126,14 @@ def _add_gradio(app: FastAPI, studio: Studio) -> set[int]:
         run_history=False,
         **style(),
     )
-    return set(page.fns)
+    # launch() would say so; until then Gradio opens every path that a client names.
+    page.has_launched = True
+    # Pages hold a connection for ever, unless they are told that the studio ends.
+    for route in app.routes:
+        inside: Any = getattr(route, "app", None)
+        if hasattr(inside, "stop_event"):
+            inside.stop_event = studio.stopping
+    return page
 
 
 def serve(settings: Settings) -> None:
@@ -151,29 +162,41 @@ def serve(settings: Settings) -> None:
     studio = Studio(settings)
     try:
         app = make_app(studio)
-        address = (
-            f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{settings.port}"
+        port = listener.getsockname()[1]
+        name = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+        address = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE,
         )
-        config = uvicorn.Config(app, log_level="warning", proxy_headers=False, server_header=False)
-        server = uvicorn.Server(config)
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                studio.stopping.set()
+                await super().shutdown(sockets)
+
+        server = Server(config)
         config.load()
         print(f"the studio is at {address} (stop it with Ctrl-C)", file=sys.stderr, flush=True)
         if settings.share:
-            print(f"and for others at {_share(settings)}", file=sys.stderr, flush=True)
+            print(f"and for others at {_share(settings.host, port)}", file=sys.stderr, flush=True)
         studio.warm_up()
         server.run(sockets=[listener])
     finally:
         studio.close()
 
 
-def _share(settings: Settings) -> str:
+def _share(host: str, port: int) -> str:
     """The public address that Gradio's relay gives, which fetches a program of its own first."""
     import secrets
 
     from gradio.networking import setup_tunnel
 
     try:
-        return setup_tunnel(settings.host, settings.port, secrets.token_urlsafe(32), None, None)
+        return setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
     except Exception as error:  # whatever the network or the fetched program says
         raise BadInput(
             f"--share: Gradio's relay cannot be reached ({type(error).__name__}: {error})"

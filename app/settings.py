@@ -10,7 +10,8 @@ from idpersona.errors import BadInput
 from idpersona.jobs import limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PORT = (1, 65535)
+PORT = (0, 65535)
+MINUTES = (0.1, 1440.0)
 AUTH_VARIABLE = "IDPERSONA_APP_AUTH"
 
 
@@ -19,7 +20,7 @@ class Settings:
     """Where the studio listens, what it offers, and what it takes.
 
     Attributes:
-        host, port: address; only this machine reaches the default.
+        host, port: address; only this machine reaches the default. Port 0 is one that is free.
         share: open a public address through Gradio's relay, too.
         auth: (user, password) that page and interface ask for; None for nobody.
         open_to_all: the user wants a public studio without a password.
@@ -30,7 +31,8 @@ class Settings:
         require_consent: refuse people without the consent flag.
         rate: jobs per minute and client.
         max_upload: bytes of one photo. max_pixels: width times height of one.
-        waiting: jobs that may wait.
+        waiting: jobs that may wait. minutes: how long a job may take while others wait.
+        max_size: pixels of the longer side of a picture.
         idle: seconds after which an unused session is removed.
     """
 
@@ -50,6 +52,8 @@ class Settings:
     max_upload: int = 32 * 1024 * 1024
     max_pixels: int = 40_000_000
     waiting: int = 32
+    minutes: float = 30.0
+    max_size: int = 2048
     idle: float = 3600.0
 
     @property
@@ -65,6 +69,8 @@ class Settings:
         """
         limits.whole("--port", self.port, PORT)
         limits.whole("--rate", self.rate, (1, 100_000))
+        limits.number("--minutes", self.minutes, MINUTES)
+        limits.whole("--max-size", self.max_size, limits.SIDE)
         if not self.host.strip():
             raise BadInput("--host is empty")
         if self.public and self.auth is None and not self.open_to_all:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 LABELS = {
     "--prompt": "Prompt",
@@ -49,22 +48,33 @@ LABELS = {
     "--force": "Overwrite",
 }
 """Options of the command line -> what the page calls them."""
+_READ_AGAIN = re.compile(r"\s*\(idpersona identify [^()]*\)")
+_PLACE = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?[/\\][\w.@~+-]+(?:[/\\][^\s'\",;:()]*)+")
+"""An absolute path with a folder in it; no address of the web, and no fraction."""
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*|-n)(?![\w-])")
 
 
+def hide_places(text: str, names: Mapping[str, str] | None = None) -> str:
+    """A text without any path of this machine.
+
+    Args:
+        text: anything.
+        names: paths of files -> what their owner calls them.
+    """
+    told = text
+    for path, name in sorted((names or {}).items(), key=lambda pair: -len(pair[0])):
+        told = told.replace(path, name)
+    return _PLACE.sub("a file of the studio", told)
+
+
 def speak(text: str, names: Mapping[str, str] | None = None) -> str:
-    """A message of the package in the words of the page.
+    """A message of the package in the words of the page, without any path of this machine.
 
     Args:
         text: one line; option names become labels.
-        names: paths of files -> what their owner calls them. The rest of their folders stays unsaid.
+        names: paths of files -> what their owner calls them.
     """
-    told = text
-    folders: set[str] = set()
-    for path, name in sorted((names or {}).items(), key=lambda pair: -len(pair[0])):
-        told = told.replace(path, name)
-        folders.add(str(Path(path).parent))
-    for folder in folders:
-        told = re.sub(re.escape(folder) + r"[^\s'\",;:)]*", "a file of the studio", told)
+    told = _READ_AGAIN.sub(": read the photo again under Identities, for this method", text)
+    told = hide_places(told, names)
     told = _OPTION.sub(lambda found: f"“{LABELS[found[1]]}”" if found[1] in LABELS else found[1], told)
     return told[:1].upper() + told[1:]

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from idpersona.app.asks import Create, Edit
 from idpersona.app.catalogue import Catalogue, make_catalogue
-from idpersona.app.engine import Engine, Ticket
+from idpersona.app.engine import Busy, Engine, Ticket
 from idpersona.app.limits import RateLimiter
 from idpersona.app.sessions import Session, Sessions, StoredIdentity, StoredPhoto, StoredPicture
 from idpersona.app.settings import Settings
 from idpersona.app.sources import SessionSources
 from idpersona.app.translate import create_request, edit_request, place
 from idpersona.app.uploads import safe_name, store_photo
+from idpersona.app.words import Worded, Words
 from idpersona.errors import BadInput, IdPersonaError
 from idpersona.identity import Identity
+from idpersona.jobs import limits
 from idpersona.jobs.listener import Listener
 from idpersona.jobs.models import Models
 from idpersona.jobs.request import Request
 
 T = TypeVar("T")
 MOST_PICTURES = 8
+MOST_COMPARED = 12
+GUESTS = 16
+"""Requests of the interface that are answered at once, for one address; four times as many for all."""
+PATIENCE = 120.0
+"""Seconds in which a photo is looked at."""
+
+
+def uploads_of(studio: Studio) -> Path:
+    """Gradio's own folder; one for a process."""
+    return studio.sessions.root / "gradio"
 
 
 class Studio:
-    """Engine, sessions and catalogue of one server. ``close`` ends all of them."""
+    """Engine, sessions and catalogue of one server. ``close`` ends all of them.
+
+    ``stopping`` is set when the server ends: answers that go on for ever end then, too.
+    """
 
     def __init__(self, settings: Settings):
         self.settings = settings.checked()
         self.catalogue: Catalogue = make_catalogue(settings.bases, settings.adapters, settings.loras)
         self.sessions = Sessions(idle=settings.idle)
-        self.engine = Engine(waiting=settings.waiting)
+        self.engine = Engine(waiting=settings.waiting, seconds=60 * settings.minutes)
         self.rate = RateLimiter(settings.rate)
+        self.stopping = asyncio.Event()
+        self._guests: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Call off all jobs and remove all files."""
@@ -42,14 +64,29 @@ class Studio:
         self.sessions.close()
 
     @contextlib.contextmanager
-    def guest(self) -> Iterator[Session]:
-        """A session for one request; what runs in it ends within a step, and its files go with it."""
-        key = f"guest {Sessions.new_key()}"
+    def guest(self, client: str) -> Iterator[Session]:
+        """A session for one request from the address ``client``.
+
+        What runs in it ends within a step, and its files go with it.
+
+        Raises:
+            Busy: too many requests are being answered.
+        """
+        with self._lock:
+            if self._guests[client] >= GUESTS or self._guests.total() >= 4 * GUESTS:
+                raise Busy("too many requests are being answered: try again in a minute")
+            self._guests[client] += 1
         try:
-            yield self.sessions.get(key)
+            session = self.sessions.guest(client)
+            try:
+                yield session
+            finally:
+                self.engine.cancel(session.key)
+                self.sessions.remove(session.key)
         finally:
-            self.engine.cancel(key)
-            self.sessions.remove(key)
+            with self._lock:
+                self._guests[client] -= 1
+                self._guests += Counter()  # without those who have gone
 
     def warm_up(self) -> Ticket[None]:
         """Load the first base, so that the first picture need not wait for it."""
@@ -75,10 +112,8 @@ class Studio:
             PhotoError: no image, damaged, too large or too small.
             PersonRefused: it shows somebody who may not be used.
         """
-        limits = self.settings
-        photo, opened = store_photo(
-            session, data, name, max_bytes=limits.max_upload, max_pixels=limits.max_pixels
-        )
+        most_bytes, most_pixels = self.settings.max_upload, self.settings.max_pixels
+        photo, opened = store_photo(session, data, name, max_bytes=most_bytes, max_pixels=most_pixels)
         from idpersona.safety import check_photo, load_people
 
         people = load_people()
@@ -88,7 +123,10 @@ class Studio:
                 check_photo(opened.image, people, photo.name)
 
             try:
-                self.engine.soon(session.key, work).wait()
+                self.engine.soon(session.key, work).wait(PATIENCE)
+            except TimeoutError:
+                session.remove_photo(photo.id)
+                raise Busy("very many photos are being read: try again in a minute") from None
             except BaseException:
                 session.remove_photo(photo.id)
                 raise
@@ -153,9 +191,11 @@ class Studio:
                 require_commercial(reading_weights(encoders, [wanted.mask]))
             told: dict[str, Any] = {"subject": wanted.subject, "consent": consent}
             told |= {"face": face} if wanted.subject == "face" else {"mask": wanted.mask}
+            listener.started(0, "reading")
             identity = read_allowed(paths, encoders, people, **told)
             for warning in identity.warnings:
                 listener.note(warning)
+            listener.started(0, "keeping")  # which ends what was called off meanwhile
             return session.add_identity(identity, safe_name(name, "identity"))
 
         return self._submit(session, work)
@@ -211,28 +251,25 @@ class Studio:
             BadInput: something is out of range, contradicts the rest, or is not here.
             Busy: too many jobs wait.
         """
-        from idpersona.jobs import limits
-
         limits.whole("-n", ask.count, (1, MOST_PICTURES))
-        request = self._request(session, ask)
-
-        def work(models: Models, listener: Listener) -> list[StoredPicture]:
-            return self._draw(session, request, ask.count, models, listener, "create")
-
-        return self._submit(session, work)
+        return self._pictures(session, [self._request(session, ask)], ask.count, "create")
 
     def compare(self, session: Session, asks: list[Create]) -> Ticket[list[StoredPicture]]:
-        """One picture for each of several requests, in one job: all of them or none."""
-        if not 1 <= len(asks) <= 12:
-            raise BadInput("compare up to 12 pictures at once")
+        """One picture for each of several requests of equal steps, in one job: all of them or none."""
+        if not 1 <= len(asks) <= MOST_COMPARED:
+            raise BadInput(f"compare up to {MOST_COMPARED} pictures at once")
         requests = [self._request(session, replace(ask, count=1)) for ask in asks]
+        return self._pictures(session, requests, 1, "compare")
 
+    def _pictures(
+        self, session: Session, requests: list[Request], count: int, kind: str
+    ) -> Ticket[list[StoredPicture]]:
         def work(models: Models, listener: Listener) -> list[StoredPicture]:
-            found: list[StoredPicture] = []
-            for number, request in enumerate(requests, start=1):
-                told = _Numbered(listener, number, len(requests))
-                found += self._draw(session, request, 1, models, told, "compare")
-            return found
+            from idpersona.app.drawing import draw_all, prepare_all
+
+            asked = prepare_all(requests, count, self.settings, self._sources(session), listener)
+            public, commercial = self.catalogue.public, self.settings.commercial
+            return draw_all(asked, session, kind, models, listener, public=public, commercial=commercial)
 
         return self._submit(session, work)
 
@@ -253,17 +290,17 @@ class Studio:
             from idpersona.jobs.edit_prepare import prepare
             from idpersona.provenance import COMPOSITE_TYPE, write_png
 
-            kept = session.inversions.get(key)
-            with self._in_words_of(session):
-                job = prepare(
-                    request if kept is None else replace(request, inversion=kept, method=None),
-                    self._sources(session),
-                    listener,
-                    commercial=self.settings.commercial,
-                    require_consent=self.settings.require_consent,
-                )
-                edited = draw_edit(job, models, listener)
-            told = self.catalogue.public(edited.settings)
+            kept = session.inversion(key)
+            job = prepare(
+                request if kept is None else replace(request, inversion=kept, method=None),
+                self._sources(session),
+                listener,
+                commercial=self.settings.commercial,
+                require_consent=self.settings.require_consent,
+            )
+            edited = draw_edit(job, models, listener)
+            # That it was made before changes nothing of the picture.
+            told = self.catalogue.public({**edited.settings, "inversion": None})
             if kept is None:
                 session.keep_inversion(key, edited.record)
             id, path = session.new_path(".png")
@@ -276,82 +313,20 @@ class Studio:
 
     # Helpers
 
-    def _draw(
-        self,
-        session: Session,
-        request: Request,
-        count: int,
-        models: Models,
-        listener: Listener,
-        kind: str,
-    ) -> list[StoredPicture]:
-        from idpersona.app.likeness import likeness
-        from idpersona.jobs.draw import draw
-        from idpersona.jobs.prepare import prepare
-        from idpersona.provenance import write_pngs
-
-        with self._in_words_of(session):
-            job = prepare(
-                request,
-                count,
-                self._sources(session),
-                listener,
-                commercial=self.settings.commercial,
-                require_consent=self.settings.require_consent,
-            )
-            drawn = draw(job, models, listener)
-        members = [member.identity for member in job.cast.members]
-        places = [session.new_path(".png") for _ in drawn]
-        told = [self.catalogue.public(settings) for _, settings in drawn]
-        write_pngs(
-            [(image, path, text) for (image, _), (_, path), text in zip(drawn, places, told, strict=True)]
-        )
-        found: list[StoredPicture] = []
-        for (image, _), (id, path), text in zip(drawn, places, told, strict=True):
-            alike = likeness(image, members)
-            stored = StoredPicture(id, path, kind, text, image.size)
-            if alike is not None:
-                stored = replace(stored, similarity=alike["similarity"], threshold=alike["threshold"])
-            found.append(session.add_picture(stored))
-        return found
-
     def _sources(self, session: Session) -> SessionSources:
         return SessionSources(session, loras=self.catalogue.loras)
 
     def _request(self, session: Session, ask: Create) -> Request:
+        most = self.settings.max_size
+        if ask.size is not None and max(ask.size) > most:
+            raise BadInput(f"--size: this studio makes pictures of up to {most} pixels a side")
         return create_request(ask, session, self.catalogue, self.settings)
 
-    def _submit(self, session: Session, work: Any) -> Ticket[Any]:
-        return self.engine.submit(session.key, work)
+    def _submit(self, session: Session, work: Callable[[Models, Listener], T]) -> Ticket[T]:
+        words = Words(session, self.catalogue)
 
-    @contextlib.contextmanager
-    def _in_words_of(self, session: Session) -> Iterator[None]:
-        """Errors name files as their owner does."""
-        names = session.names()
-        try:
-            yield
-        except IdPersonaError as error:
-            from idpersona.app.speech import speak
+        def worded(models: Models, listener: Listener) -> T:
+            with words.errors():
+                return work(models, Worded(listener, words))
 
-            if len(error.args) == 1:
-                error.args = (speak(str(error), names),)
-            raise
-
-
-class _Numbered(Listener):
-    """One of several pictures of a job: its steps count towards all of them."""
-
-    def __init__(self, listener: Listener, number: int, of: int):
-        self._listener, self._number, self._of = listener, number, of
-
-    def note(self, text: str) -> None:
-        self._listener.note(text)
-
-    def loading(self, names: str) -> Any:
-        return self._listener.loading(names)
-
-    def started(self, steps: int, what: str) -> None:
-        self._listener.started(steps, f"picture {self._number} of {self._of}")
-
-    def step(self, where: str = "", pipe: Any = None, latents: Any = None) -> None:
-        self._listener.step(where, pipe, latents)
+        return self.engine.submit(session.key, worded, session.client)

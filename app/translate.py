@@ -40,8 +40,6 @@ def create_request(ask: Create, session: Session, catalogue: Catalogue, settings
             who["identity"] = str(session.identity(person.identity).path)
         else:
             who["photos"] = tuple(place(session, id) for id in person.photos)
-            who["face"] = ask.face
-            who["consent"] = ask.consent or None
     elif ask.people:
         who["persons"] = tuple(_placed(session, person) for person in ask.people)
     label = ask.method or catalogue.first_method(ask.base)
@@ -49,6 +47,8 @@ def create_request(ask: Create, session: Session, catalogue: Catalogue, settings
     return (
         Request(
             **who,
+            face=ask.face,
+            consent=ask.consent or None,
             prompt=ask.prompt.strip() or None,
             negative=(ask.negative or "").strip() or None,
             weighted=ask.weighted or None,

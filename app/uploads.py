@@ -49,7 +49,10 @@ def store_photo(
         with atomic_output(path) as part:
             part.write_bytes(data)
         opened = open_photo_full(path, max_pixels=max_pixels)
-        return session.add_photo(StoredPhoto(id, path, shown, opened.sha256, opened.image.size)), opened
+        kept = session.add_photo(StoredPhoto(id, path, shown, opened.sha256, opened.image.size))
+        if kept.id != id:
+            path.unlink()
+        return kept, opened
     except PhotoError as error:
         path.unlink(missing_ok=True)
         raise PhotoError(str(error).replace(str(path), shown)) from None

@@ -207,7 +207,7 @@ def build(shared: Shared) -> None:
             def vary(session: Session) -> Ticket[list[StoredPicture]]:
                 found = restore(studio, session, session.picture(id))
                 other = (secrets.randbelow(2**31), VARIED)
-                return studio.create(session, found.ask(count=4, vary=other))
+                return studio.create(session, found.ask(count=4, vary=(*found.create.vary, other)))
 
             async for progress, ticket in follow(studio, request, vary):
                 if ticket is None:

@@ -67,7 +67,8 @@ def asked(studio: Studio, session: Session, form: Mapping[str, Any]) -> Create:
         count=int(form["count"]),
         pose=people_choice.photo_id(form["pose"]) if value(form["pose"]) else None,
         face=None if several else whole(form["face"], "“Face”"),
-        consent=bool(form["consent"]) and not several,
+        # Identities carry an answer of their own.
+        consent=bool(form["consent"]) and any(not one.startswith(people_choice.IDENTITY) for one in chosen),
     )
     return _with_carried(ask, form["carried"])
 
@@ -89,7 +90,7 @@ def carried_notes(found: Restored) -> list[str]:
     ask = found.create
     told = [*(name for name, _ in ask.helpers), *(f"{of}: {name}={value}" for of, name, value in ask.options)]
     told += ["weighted prompt"] if ask.weighted else []
-    told += [f"variation {ask.vary[0]}:{ask.vary[1]:g}"] if ask.vary else []
+    told += [f"variation {seed}:{amount:g}" for seed, amount in ask.vary]
     told += [f"LoRA {name} at {weight:g}" for name, weight in ask.loras if weight != 1.0]
     if not told:
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +9,7 @@ import gradio as gr
 
 from idpersona.app import markup, people_choice
 from idpersona.app.faces import Looked, look_at
-from idpersona.app.running import follow, guarded, received, session_of, toast, value, whole
+from idpersona.app.running import follow, guarded, outcome, received, session_of, toast, value, whole
 from idpersona.app.sessions import Session
 from idpersona.app.tabs.shared import QUIET, Shared
 from idpersona.errors import BadInput
@@ -69,11 +68,11 @@ def build(shared: Shared) -> None:
         ]
         if not photos:
             return markup.hint(EMPTY)
+        shown: list[str] = []
         try:
-            ticket = look_at(studio, session, photos)
-            while not ticket.ended.is_set():
-                await asyncio.sleep(0.05)
-            return "".join(_shown(one) for one in ticket.wait(0))
+            for photo in photos:
+                shown.append(_shown(await outcome(studio, look_at(studio, session, photo))))
+            return "".join(shown)
         except Exception as error:
             raise toast(error, session) from None
 
@@ -103,8 +102,12 @@ def build(shared: Shared) -> None:
     def loaded(file: Any, request: gr.Request) -> Any:
         if not file:
             return gr.skip(), gr.skip()
-        for data, called in received(studio, file):
-            guarded(studio, request, lambda session, d=data, c=called: studio.add_identity(session, d, c))
+
+        def keep(session: Session) -> None:
+            for data, called in received(studio, file):
+                studio.add_identity(session, data, called)
+
+        guarded(studio, request, keep)
         return None, _listed(session_of(studio, request))
 
     def merged(picked: list[str], called: str, request: gr.Request) -> str:
@@ -167,7 +170,7 @@ def _shown(looked: Looked) -> str:
     hints = [f"Face {number}: {text}" for number, texts in enumerate(looked.hints) for text in texts]
     if not looked.boxes:
         hints = ["No face was found: use a sharper photo with the face upright, at least 80 px wide."]
-    return markup.boxes(looked.image, looked.name, looked.boxes) + markup.notes(hints)
+    return markup.boxes(looked.small, looked.name, looked.size, looked.boxes) + markup.notes(hints)
 
 
 def _listed(session: Session) -> str:

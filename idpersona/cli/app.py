@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def studio(
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 7860,
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes a free one.")] = 7860,
     host: Annotated[
         str, typer.Option(help="Address to listen at; the default is this machine only.")
     ] = "127.0.0.1",
@@ -50,6 +50,8 @@ def studio(
         str | None, typer.Option(metavar="fp32|fp16|bf16", help="[default: fp32 on the CPU, else fp16]")
     ] = None,
     rate: Annotated[int, typer.Option(help="Jobs per minute and client.")] = 60,
+    minutes: Annotated[float, typer.Option(help="How long a job may take while others wait.")] = 30.0,
+    max_size: Annotated[int, typer.Option(help="Pixels of the longer side of a picture.")] = 2048,
     require_consent: Annotated[
         bool, typer.Option("--require-consent", help="Refuse people without the consent flag.")
     ] = False,
@@ -74,6 +76,8 @@ def studio(
         device=device,
         dtype=dtype,
         rate=rate,
+        minutes=minutes,
+        max_size=max_size,
         require_consent=require_consent,
         commercial=commercial,
     ).checked()

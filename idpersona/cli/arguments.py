@@ -67,7 +67,7 @@ def scaled(text: str, option: str) -> tuple[str, float | None]:
 
 
 def variation(text: str) -> tuple[int, float]:
-    """``SEED:AMOUNT`` -> (seed, amount).
+    """``SEED:AMOUNT`` -> (seed, amount); further ones are mixed in after it.
 
     Raises:
         BadInput: of another form.

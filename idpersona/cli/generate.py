@@ -80,10 +80,11 @@ def generate(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="0 to 2^63-1 [default: random; it is recorded].")] = None,
     vary: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="SEED:AMOUNT",
-            help="A picture near that of --seed: other noise mixed in, 0 nothing of it, 1 all.",
+            help="A picture near that of --seed: other noise mixed in, 0 nothing of it, 1 all; again: near "
+            "that one.",
         ),
     ] = None,
     count: Annotated[int, typer.Option("-n", metavar="N", help="Pictures: OUT-0.png, OUT-1.png, …")] = 1,
@@ -149,7 +150,7 @@ def generate(
         guidance=guidance,
         size=limits.size(size) if size is not None else None,
         seed=seed,
-        vary=arguments.variation(vary) if vary is not None else None,
+        vary=tuple(map(arguments.variation, vary or ())),
         pose=pose,
         device=device,
         dtype=dtype,

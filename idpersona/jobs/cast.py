@@ -78,6 +78,7 @@ class Cast:
             "consent": all(one.consent for one in identities),
         }
         if request.persons:
+            record["photo_consent"] = request.consent
             record["regions"] = [_describe(member.region, sources) for member in self.members]
         if request.masks:
             record["masks"] = [_describe(mask, sources) for mask in request.masks]

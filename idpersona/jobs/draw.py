@@ -14,6 +14,7 @@ from idpersona.identity import Identity
 from idpersona.jobs.listener import Listener
 from idpersona.jobs.models import Models, loras_on
 from idpersona.jobs.prepare import Job
+from idpersona.jobs.request import Variation
 from idpersona.safety import check_picture
 
 Settings = dict[str, Any]
@@ -64,7 +65,7 @@ def draw(job: Job, models: Models, listener: Listener) -> list[tuple[Image.Image
 
         for seed, vary in zip(job.seeds, job.variations, strict=True):
             # A generator on the CPU gives the same start noise on every device.
-            noise = {} if vary is None else {"latents": mixed_noise(pipe, (width, height), seed, *vary)}
+            noise = {"latents": mixed_noise(pipe, (width, height), seed, vary)} if vary else {}
             drawn = pipe(
                 prompt=job.prompt,
                 negative_prompt=job.negative,
@@ -97,23 +98,24 @@ def draw(job: Job, models: Models, listener: Listener) -> list[tuple[Image.Image
         "safety_checker": checker,
     }
     return [
-        (picture, {**common, "seed": seed, **({} if vary is None else {"vary": _told(vary)})})
+        (picture, {**common, "seed": seed, **({"vary": _told(vary)} if vary else {})})
         for picture, seed, vary in zip(pictures, job.seeds, job.variations, strict=True)
     ]
 
 
-def _told(vary: tuple[int, float]) -> dict[str, Any]:
-    return {"seed": vary[0], "amount": vary[1]}
+def _told(vary: Variation) -> list[dict[str, Any]]:
+    return [{"seed": seed, "amount": amount} for seed, amount in vary]
 
 
-def mixed_noise(pipe: Any, size: tuple[int, int], seed: int, other: int, amount: float) -> Any:
+def mixed_noise(pipe: Any, size: tuple[int, int], seed: int, vary: Variation) -> Any:
     """Start noise [1, channels, height / f, width / f] on the way from one seed's to another's.
 
     Mixed along the sphere, on which noise of unit spread lies, so that the mix is noise of unit spread, too.
 
     Args:
         size: width and height of the picture in pixels.
-        amount: 0 gives the noise of ``seed``, 1 that of ``other``.
+        seed: of the noise that is varied.
+        vary: seeds of other noise and how much of each: 0 leaves what was there, 1 takes the other alone.
     """
     import torch
     from diffusers.utils.torch_utils import randn_tensor
@@ -126,11 +128,15 @@ def mixed_noise(pipe: Any, size: tuple[int, int], seed: int, other: int, amount:
         generator = torch.Generator("cpu").manual_seed(number)
         return randn_tensor(shape, generator=generator, device=pipe.unet.device, dtype=pipe.unet.dtype)
 
-    one, two = noise(seed).float(), noise(other).float()
-    if amount == 0.0:
-        return one.to(pipe.unet.dtype)
-    angle = torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0).clamp(-1, 1).acos()
-    mixed = (((1 - amount) * angle).sin() * one + (amount * angle).sin() * two) / angle.sin()
+    mixed = noise(seed).float()
+    for other, amount in vary:
+        if amount == 0.0:
+            continue
+        two = noise(other).float()
+        likeness = torch.nn.functional.cosine_similarity(mixed.flatten(), two.flatten(), dim=0)
+        angle = likeness.clamp(-1, 1).acos()
+        if float(angle) > 0.0:  # else both are one noise
+            mixed = (((1 - amount) * angle).sin() * mixed + (amount * angle).sin() * two) / angle.sin()
     return mixed.to(pipe.unet.dtype)
 
 

@@ -103,7 +103,9 @@ def draw_edit(job: EditJob, models: Models, listener: Listener) -> Edited:
             require_same_photo(pipe, photo, record, request)
 
         def on_step(_pipe: Any, _step: int, _time: Any, values: dict[str, Any]) -> dict[str, Any]:
-            listener.step("drawing", pipe, values.get("latents"))
+            latents = values.get("latents")
+            # The photo is drawn beside its edit, before it.
+            listener.step("drawing", pipe, None if latents is None else latents[-1:])
             return values
 
         pictures: list[Image.Image] = []

@@ -69,7 +69,7 @@ def size(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d{1,6})[xX×](\d{1,6})", text.strip())
     if not match:
-        raise BadInput(f"--size is WIDTHxHEIGHT, as 128x128, got '{text}'")
+        raise BadInput(f"--size is WIDTHxHEIGHT, as 128x128, got '{text[:40]}'")
     width, height = int(match[1]), int(match[2])
     for side in (width, height):
         if side % 8 or not SIDE[0] <= side <= SIDE[1]:

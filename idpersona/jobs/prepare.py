@@ -15,7 +15,7 @@ from idpersona.hashing import folder_fingerprint
 from idpersona.identity import Identity
 from idpersona.jobs.cast import Cast, read_cast
 from idpersona.jobs.listener import Listener
-from idpersona.jobs.request import Request, Scaled
+from idpersona.jobs.request import Request, Scaled, Variation
 from idpersona.jobs.sources import Sources
 from idpersona.jobs.weights import (
     adapter_weight,
@@ -51,7 +51,7 @@ class Job:
         adapters: in the order in which they are attached.
         loras: (file, weight).
         seeds: one for each picture.
-        variations: for each picture (seed of other noise, part of it), or None.
+        variations: for each picture the other noises (seed, part of it) that are mixed in, in order.
         recorded: the part of the settings that is known already.
     """
 
@@ -66,7 +66,7 @@ class Job:
     guidance: float
     size: tuple[int, int] | None
     seeds: tuple[int, ...]
-    variations: tuple[tuple[int, float] | None, ...]
+    variations: tuple[Variation, ...]
     pose: Identity | None
     device: str | None
     dtype: str | None
@@ -139,10 +139,7 @@ def prepare(
         guidance=float(defaults["guidance"] if request.guidance is None else request.guidance),
         size=request.size,
         seeds=tuple(_following(first, 0 if request.vary else i) for i in range(count)),
-        variations=tuple(
-            None if request.vary is None else (_following(request.vary[0], i), request.vary[1])
-            for i in range(count)
-        ),
+        variations=tuple(_varied(request.vary, i) for i in range(count)),
         pose=_pose(request.pose, reading.encoders, listener),
         device=request.device,
         dtype=request.dtype,
@@ -154,6 +151,11 @@ def prepare(
             **made_with,
         },
     )
+
+
+def _varied(vary: Variation, number: int) -> Variation:
+    """Of several variations of a picture each has a last noise of its own."""
+    return (*vary[:-1], *((_following(seed, number), amount) for seed, amount in vary[-1:]))
 
 
 def _following(seed: int, number: int) -> int:

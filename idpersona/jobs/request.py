@@ -13,6 +13,11 @@ from idpersona.jobs.sources import Sources
 from idpersona.options import AdapterOption
 
 Scaled = tuple[str, float | None]
+Variation = tuple[tuple[int, float], ...]
+"""Seeds of other noise, and how much of each is mixed in, 0..1, one after the other."""
+
+
+MIXES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,7 @@ class Request:
         identity: identity file. photos: photos to read instead. face: which face of them.
         persons: several people in one picture, each ``FILE@REGION``.
         masks: of an object in the photos: a way to find it for all, or files, one for each.
-        consent: whether the person in the photos agreed.
+        consent: whether the people in the photos agreed.
         prompt, negative: texts.
         weighted: whether they are weighted text, of any length.
         adapters, loras: (name or file, own scale or None).
@@ -31,7 +36,7 @@ class Request:
         scale: of adapters without their own.
         options: the adapters' own.
         steps, guidance, size, seed: of the diffusion.
-        vary: seed of other noise, and how much of it is mixed into the seed's, 0..1: a picture near another.
+        vary: other noise that is mixed into the seed's: a picture near another, or near such a one.
         pose: photo whose face gives the key points.
         device, dtype: where and how it is computed.
         safety_checker: whether the base's own checker stays on.
@@ -57,7 +62,7 @@ class Request:
     guidance: float | None = None
     size: tuple[int, int] | None = None
     seed: int | None = None
-    vary: tuple[int, float] | None = None
+    vary: Variation = ()
     pose: str | None = None
     device: str | None = None
     dtype: str | None = None
@@ -75,9 +80,11 @@ class Request:
         limits.own_scales(self.adapters, self.loras)
         if self.seed is not None:
             limits.whole("--seed", self.seed, limits.SEED)
-        if self.vary is not None:
-            limits.whole("the seed of --vary", self.vary[0], limits.SEED)
-            limits.number("the amount of --vary", self.vary[1], (0.0, 1.0))
+        for seed, amount in self.vary:
+            limits.whole("the seed of --vary", seed, limits.SEED)
+            limits.number("the amount of --vary", amount, (0.0, 1.0))
+        if len(self.vary) > MIXES:
+            raise BadInput(f"--vary mixes up to {MIXES} noises, got {len(self.vary)}")
         if self.size is not None:
             limits.size("x".join(map(str, self.size)))
         if self.dtype is not None:
@@ -111,7 +118,7 @@ class Request:
         """
         if self.prompt is None:
             raise BadInput("give --prompt, or --from PNG to repeat a picture")
-        if self.vary is not None and self.seed is None:
+        if self.vary and self.seed is None:
             raise BadInput("--vary changes the picture of a seed: give --seed, or --from PNG")
         if not (self.identity or self.photos or self.persons):
             raise BadInput("give --identity FILE, --photo PHOTO or --person FILE@REGION: whose picture?")
@@ -119,8 +126,10 @@ class Request:
             raise BadInput("--mask is for --photo; an identity file holds the subject alone already")
         if self.identity and self.consent:
             raise BadInput("--consent is for --photo; an identity file carries its own flag")
-        if self.persons and (self.face is not None or self.consent):
-            raise BadInput("--face and --consent are for --photo: read an identity file for each person")
+        if self.persons and self.face is not None:
+            raise BadInput("--face is for --photo: read an identity file for each person")
+        if self.persons and self.consent and all(".safetensors@" in person for person in self.persons):
+            raise BadInput("--consent is for photos; identity files carry their own flag")
         if self.identity and self.face is not None:
             raise BadInput("--face chooses a face in photos; an identity file holds one already")
         return self
@@ -193,7 +202,7 @@ def recorded_request(
             persons=tuple(f"{path}@{region}" for path, region in zip(paths, regions, strict=False)),
             masks=() if replaced else tuple(_place(entry, sources) for entry in source.get("masks", ())),
             face=source.get("face"),
-            consent=source["consent"] if from_photos and paths else None,
+            consent=(source["consent"] if from_photos else source.get("photo_consent")) if paths else None,
             prompt=settings["prompt"],
             negative=settings.get("negative") or None,
             weighted=settings.get("weighted", False),
@@ -229,8 +238,8 @@ def _place(entry: Any, sources: Sources) -> str:
     return sources.find(entry) if isinstance(entry, dict) else str(entry)
 
 
-def _variation(entry: Any) -> tuple[int, float] | None:
-    return None if entry is None else (_integer(entry["seed"]), float(entry["amount"]))
+def _variation(entries: Any) -> Variation:
+    return tuple((_integer(entry["seed"]), float(entry["amount"])) for entry in entries or ())
 
 
 def _integer(value: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ class Server:
 
     studio: Studio
     address: str
+    app: Any
 
 
 def run_server(studio: Studio) -> Iterator[Server]:
@@ -32,9 +34,13 @@ def run_server(studio: Studio) -> Iterator[Server]:
 
     from idpersona.app.server import make_app
 
+    before = os.environ.get("GRADIO_TEMP_DIR")  # of the process, and so of the server that came last
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(studio), log_level="error", proxy_headers=False))
+    app = make_app(studio)
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", proxy_headers=False, timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     end = time.monotonic() + 60
@@ -42,10 +48,12 @@ def run_server(studio: Studio) -> Iterator[Server]:
         time.sleep(0.02)
     assert server.started
     try:
-        yield Server(studio, f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield Server(studio, f"http://127.0.0.1:{listener.getsockname()[1]}", app)
     finally:
         server.should_exit = True
         thread.join(timeout=30)
+        if before is not None:
+            os.environ["GRADIO_TEMP_DIR"] = before
 
 
 @pytest.fixture(scope="session")

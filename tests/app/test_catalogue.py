@@ -77,7 +77,7 @@ def test_others_are_let_in_by_a_password_or_on_purpose(told):
 
 
 @pytest.mark.parametrize(
-    "told", [{"port": 0}, {"port": 70_000}, {"rate": 0}, {"dtype": "int8"}, {"host": " "}]
+    "told", [{"port": -1}, {"port": 70_000}, {"rate": 0}, {"dtype": "int8"}, {"host": " "}]
 )
 def test_settings_out_of_range_are_refused(told):
     with pytest.raises(IdPersonaError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -80,6 +81,39 @@ def test_no_image_is_no_image(client, tmp_path):
         client.predict(
             photos=[gradio_client.handle_file(str(tmp_path / "a.png"))], prompt="x", api_name="/create"
         )
+
+
+def test_a_call_that_was_left_behind_ends(server, photo):
+    """Nobody could call it off any more."""
+    import threading
+    import time
+
+    import httpx
+
+    data = [[], "astronaut", "a photo", "", "", "", 1, 1000, -1, 1, 8, "", False]
+    begun = httpx.post(f"{server.address}/gradio_api/call/create", json={"data": data}, timeout=30)
+    heard = threading.Event()
+
+    def listen():
+        url = f"{server.address}/gradio_api/call/create/{begun.json()['event_id']}"
+        with contextlib.suppress(httpx.ReadTimeout), httpx.stream("GET", url, timeout=2) as answer:
+            heard.set()
+            for _ in answer.iter_lines():
+                pass
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    assert heard.wait(20)
+    end = time.monotonic() + 20
+    while not server.studio.engine.busy and time.monotonic() < end:
+        time.sleep(0.02)
+    assert server.studio.engine.busy
+    listening.join(20)
+    end = time.monotonic() + 30
+    while server.studio.engine.busy and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not server.studio.engine.busy
+    assert len(server.studio.sessions) == 0
 
 
 def test_only_the_documented_endpoints_are_there(client):

@@ -9,6 +9,7 @@ import json
 import pytest
 from PIL import Image
 
+from idpersona.app.sessions import LOCK
 from idpersona.hashing import file_sha256
 from idpersona.provenance import is_marked, read_settings
 
@@ -52,7 +53,7 @@ def test_an_openai_client_generates(client, server, photo, tmp_path):
         assert settings["identity"]["sources"][0]["path"] == "identity.photos[0]"
         assert str(server.studio.sessions.root) not in json.dumps(settings)
     assert len(server.studio.sessions) == 0
-    assert {path.name for path in server.studio.sessions.root.iterdir()} <= {"gradio"}
+    assert {path.name for path in server.studio.sessions.root.iterdir()} <= {"gradio", LOCK}
 
 
 def test_the_same_request_gives_the_same_picture(client):

@@ -16,6 +16,7 @@ from idpersona.app.sessions import (
     PICTURES,
     PREFIX,
     QUIET,
+    YOUNG,
     Sessions,
     StoredPhoto,
     StoredPicture,
@@ -29,8 +30,8 @@ LIMITS = {"max_bytes": 1_000_000, "max_pixels": 1_000_000}
 
 @pytest.fixture
 def sessions(tmp_path):
-    made = Sessions(idle=10, most=3, root=tmp_path / "root")
     (tmp_path / "root").mkdir()
+    made = Sessions(idle=10, most=3, root=tmp_path / "root")
     yield made
     made.close()
     assert not (tmp_path / "root").exists()
@@ -95,8 +96,8 @@ def test_the_same_photo_is_kept_once_and_too_many_are_refused(sessions, photo):
     session = sessions.get("a")
     first, _ = store_photo(session, photo.read_bytes(), "a.jpg", **LIMITS)
     second, _ = store_photo(session, photo.read_bytes(), "b.jpg", **LIMITS)
-    assert list(session.photos) == [second.id]
-    assert not first.path.exists()
+    assert second is first  # a job that waits may need that very file
+    assert list(session.folder.iterdir()) == [first.path]
     for number in range(PHOTOS - 1):
         session.add_photo(StoredPhoto(str(number), second.path, "x", str(number), (1, 1)))
     with pytest.raises(BadInput, match=f"{PHOTOS} photos"):
@@ -174,15 +175,86 @@ def test_content_decides_not_the_name(sessions, tmp_path):
 
 
 def test_what_a_killed_studio_left_is_swept_up(tmp_path):
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
-    )
-    left = tmp_path / f"{PREFIX}{dead.stdout.strip()}-abc"
-    alive = tmp_path / f"{PREFIX}{os.getpid()}-abc"
-    other = tmp_path / f"{PREFIX}words"
-    for folder in (left, alive, other):
+    begin = "import sys; from pathlib import Path; from idpersona.app.sessions import *; "
+    make = "Sessions(root=Path(sys.argv[1])).get('a').new_path('.png')[1].write_bytes(b'x')"
+    left, alive, young, link = (tmp_path / f"{PREFIX}{name}" for name in ("left", "alive", "young", "link"))
+    for folder in (left, alive, young):
         folder.mkdir()
-    _sweep(tmp_path)
-    assert not left.exists()
-    assert alive.exists()
-    assert other.exists()
+    link.symlink_to(tmp_path / "nowhere")
+    killed = f"{begin}{make}; import os; os._exit(1)"
+    assert subprocess.run([sys.executable, "-c", killed, str(left)], check=False).returncode == 1
+    running = Sessions(root=alive)
+    try:
+        for folder in (left, alive):
+            os.utime(folder, (time.time() - YOUNG - 1,) * 2)
+        _sweep(tmp_path)
+        assert not left.exists()
+        assert alive.exists()
+        assert young.exists()
+    finally:
+        running.close()
+
+
+def test_a_key_is_known_by_who_issued_it(sessions, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Sessions(root=tmp_path / "other")
+    key = sessions.issue()
+    assert sessions.issued(key)
+    assert not other.issued(key)
+    name, _, signature = key.partition(".")
+    for wrong in (name, f"x{key}", f"{name}.", f"{name}.{signature[:-1]}x", "", ".", "é.x"):
+        assert not sessions.issued(wrong)
+    other.close()
+
+
+def test_who_takes_most_of_the_room_gives_some_back(tmp_path):
+    (tmp_path / "root").mkdir()
+    sessions = Sessions(most=4, root=tmp_path / "root")
+    for number in range(4):
+        sessions.get(str(number), "many")
+    with pytest.raises(BadInput, match="4 people use"):
+        sessions.get("4", "many")
+    sessions.get("guest", "another")
+    assert sessions.find("0") is None
+    assert sessions.find("guest") is not None
+    sessions.close()
+
+
+def test_a_session_whose_job_runs_is_in_use(sessions):
+    busy, idle = sessions.get("busy"), sessions.get("idle")
+    busy.used -= 11
+    idle.used -= 11
+    assert sessions.expire({"busy", "gone"}) == 1
+    assert sessions.find("busy") is busy
+    assert sessions.find("idle") is None
+
+
+def test_what_is_written_while_a_session_is_removed_goes_later(sessions, monkeypatch):
+    from idpersona.app import sessions as module
+
+    session = sessions.get("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        sessions.remove("a")
+    assert session.folder.exists()
+    sessions.expire()
+    assert not session.folder.exists()
+
+
+def test_identities_may_not_fill_the_memory(sessions, monkeypatch):
+    from idpersona.app import sessions as module
+
+    session, me = sessions.get("a"), read_identity("sample:astronaut")
+    stored = session.add_identity(me, "me")
+    monkeypatch.setattr(module, "IDENTITY_BYTES", stored.path.stat().st_size + 10)
+    with pytest.raises(BadInput, match="MiB of identities"):
+        session.add_identity(me, "me")
+    assert list(session.folder.iterdir()) == [stored.path]
+
+
+def test_a_disc_is_never_filled(sessions, photo, monkeypatch):
+    from idpersona.app import sessions as module
+
+    monkeypatch.setattr(module, "RESERVE", 1 << 62)
+    with pytest.raises(BadInput, match="disc is nearly full"):
+        store_photo(sessions.get("a"), photo.read_bytes(), "a.jpg", **LIMITS)

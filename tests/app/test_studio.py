@@ -16,6 +16,7 @@ from idpersona.app.asks import Create, Edit, Person
 from idpersona.app.engine import Cancelled
 from idpersona.app.faces import look_at
 from idpersona.app.restore import restore
+from idpersona.app.sessions import LOCK
 from idpersona.app.settings import Settings
 from idpersona.app.studio import Studio
 from idpersona.errors import BadInput, ConsentRequired, LicenceRefused, PersonRefused, PhotoError, UnknownName
@@ -128,7 +129,7 @@ def test_a_session_that_is_removed_while_its_job_runs_leaves_nothing(studio):
     studio.sessions.remove("me")
     with pytest.raises(BadInput, match="session has ended"):
         ticket.wait(60)
-    assert list(studio.sessions.root.iterdir()) == []
+    assert [path.name for path in studio.sessions.root.iterdir()] == [LOCK]
 
 
 def test_an_edit_uses_its_inversion_again_and_gives_the_same(studio):
@@ -243,7 +244,7 @@ def test_what_was_asked_comes_back_from_the_picture(studio, photo):
             consent=True,
         ),
         "varied": replace(
-            ASK, vary=(5, 0.3), scale=1.0, base="mini", method="instantid", guidance=2.0, size=(128, 128)
+            ASK, vary=((5, 0.3),), scale=1.0, base="mini", method="instantid", guidance=2.0, size=(128, 128)
         ),
         "posed": replace(
             ASK, pose=stored.id, scale=1.0, base="mini", method="instantid", guidance=2.0, size=(128, 128)

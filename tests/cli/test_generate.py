@@ -342,8 +342,8 @@ def test_variations_are_near_the_picture_and_can_be_repeated(draw, run, tmp_path
     near, other = tmp_path / "v-0.png", tmp_path / "v-1.png"
     assert [read_settings(path)["seed"] for path in (near, other)] == [3, 3]
     assert [read_settings(path)["vary"] for path in (near, other)] == [
-        {"seed": 5, "amount": 0.2},
-        {"seed": 6, "amount": 0.2},
+        [{"seed": 5, "amount": 0.2}],
+        [{"seed": 6, "amount": 0.2}],
     ]
     assert not np.array_equal(pixels(near), pixels(other))
     draw("--seed", 5, "-o", tmp_path / "b.png").done()
@@ -353,6 +353,17 @@ def test_variations_are_near_the_picture_and_can_be_repeated(draw, run, tmp_path
     assert np.abs(pixels(tmp_path / "b.png").astype(int) - pixels(tmp_path / "c.png")).max() <= 1
     run("generate", "--from", other, "-o", tmp_path / "again.png").done()
     assert np.array_equal(pixels(other), pixels(tmp_path / "again.png"))
+
+
+def test_a_variation_of_a_variation_is_near_that_one(draw, run, tmp_path):
+    draw("--seed", 3, "--vary", "5:0.6", "-o", tmp_path / "varied.png").done()
+    draw("--seed", 3, "--vary", "5:0.6", "--vary", "9:0.1", "-o", tmp_path / "further.png").done()
+    draw("--seed", 3, "-o", tmp_path / "first.png").done()
+    further = pixels(tmp_path / "further.png").astype(float)
+    near, far = (np.abs(further - pixels(tmp_path / f"{name}.png")).mean() for name in ("varied", "first"))
+    assert 0 < near < far
+    run("generate", "--from", tmp_path / "further.png", "-o", tmp_path / "again.png").done()
+    assert np.array_equal(further, pixels(tmp_path / "again.png"))
 
 
 @pytest.mark.parametrize(
