@@ -76,11 +76,9 @@ def _figure(picture: StoredPicture) -> str:
     link = address(picture)
     name = f"idpersona-{picture.id}.png"
     actions = ""
-    if picture.kind in ("create", "compare"):
-        actions = (
-            f'<button type="button" data-action="vary" data-id="{picture.id}">Variations</button>'
-            f'<button type="button" data-action="reuse" data-id="{picture.id}">Use settings</button>'
-        )
+    if picture.kind != "edit":
+        actions = f'<button type="button" data-action="vary" data-id="{picture.id}">Variations</button>'
+    actions += f'<button type="button" data-action="reuse" data-id="{picture.id}">Use settings</button>'
     return (
         f'<figure><a href="{link}" target="_blank" rel="noopener">'
         f'<img src="{link}" alt="{escape(prompt)}" width="{width}" height="{height}" loading="lazy"></a>'

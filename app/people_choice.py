@@ -95,14 +95,17 @@ def has_regions(chosen: Sequence[str], canvas: Any) -> bool:
     return sorted(entry["id"] for entry in _entries(canvas)) == sorted(chosen)
 
 
-def spread_out(session: Session, chosen: Sequence[str], before: Any) -> list[dict[str, Any]]:
-    """Regions for everybody: as they were drawn, others side by side."""
+def spread_out(
+    session: Session, chosen: Sequence[str], before: Any, size: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Regions for everybody on a canvas of a size: as they were drawn, others side by side."""
+    share, ratio = 1.0 / max(1, len(chosen)), size[0] / size[1]
     if has_regions(chosen, before):
-        return _entries(before)
-    share = 1.0 / max(1, len(chosen))
+        return [{**entry, "ratio": ratio} for entry in _entries(before)]
+    sides = ({"x": i * share, "y": 0.1, "w": share, "h": 0.9} for i in range(len(chosen)))
     return [
-        {"id": one, "label": label_of(session, one), "x": i * share, "y": 0.1, "w": share, "h": 0.9}
-        for i, one in enumerate(chosen)
+        {"id": one, "label": label_of(session, one), **side, "ratio": ratio}
+        for one, side in zip(chosen, sides, strict=True)
     ]
 
 
@@ -135,3 +138,26 @@ def pictures(session: Session, chosen: Sequence[str]) -> str:
         image: Image.Image = open_photo(place)
         shown.append((markup.data_url(image, 160), name))
     return markup.strip(shown)
+
+
+def page_name(session: Session, place: str) -> str:
+    """What the page calls a file of the session, or a sample.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if place.startswith(SAMPLE_PREFIX):
+        return place
+    with session.lock:
+        for photo in session.photos.values():
+            if str(photo.path) == place:
+                return f"{PHOTO}{photo.id}"
+        for stored in session.identities.values():
+            if str(stored.path) == place:
+                return f"{IDENTITY}{stored.id}"
+    raise BadInput("a photo of this picture is not here any more")
+
+
+def photos(session: Session | None) -> list[tuple[str, str]]:
+    """(label, value) of all photos, the samples last."""
+    return [one for one in choices(session) if not one[1].startswith(IDENTITY)]

@@ -25,6 +25,7 @@ function draw() {
   if (!boxes.length) return;
   const canvas = document.createElement("div");
   canvas.className = "idp-canvas";
+  canvas.style.aspectRatio = boxes[0].ratio || 1;
   const numbers = document.createElement("div");
   numbers.className = "idp-numbers";
   boxes.forEach((box, index) => {

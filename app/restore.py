@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from idpersona.app.asks import Create, Person
-from idpersona.app.people_choice import IDENTITY, PHOTO, label_of
+from idpersona.app.people_choice import IDENTITY, PHOTO, label_of, page_name
 from idpersona.app.sessions import Session, StoredPicture
 from idpersona.app.sources import SessionSources
 from idpersona.app.speech import speak
@@ -61,10 +61,9 @@ def restore(
         BadInput: its settings are damaged, or it is no created picture.
         UnknownName: its model or method is not offered here.
     """
-    if isinstance(picture, StoredPicture):
-        settings = picture.settings
-    else:
-        settings = _settings_of(session, picture, safe_name(name), studio.settings.max_upload)
+    settings = settings_of(session, picture, name, studio.settings.max_upload)
+    if "edited" in settings:
+        raise BadInput(f"{safe_name(name)} is an edit: drop it under Edit")
     listener = _Notes()
     sources = SessionSources(session, safe_name(name), studio.catalogue.loras)
     notes: list[str] = []
@@ -92,7 +91,7 @@ def restore(
         size=request.size,
         seed=request.seed,
         vary=request.vary,
-        pose=None if request.pose is None else _id(session, request.pose).removeprefix(PHOTO),
+        pose=None if request.pose is None else page_name(session, request.pose).removeprefix(PHOTO),
         face=request.face,
         consent=bool(request.consent),
         weighted=bool(request.weighted),
@@ -129,10 +128,22 @@ def _found(
 
 
 def _lora(studio: Studio, path: str) -> str:
-    return next(label for label, file in studio.catalogue.loras.items() if str(file) == path)
+    for label, file in studio.catalogue.loras.items():
+        if str(file) == path:
+            return label
+    raise BadInput("a LoRA of this picture is not offered here")
 
 
-def _settings_of(session: Session, data: bytes, name: str, most: int) -> dict[str, Any]:
+def settings_of(session: Session, data: StoredPicture | bytes, name: str, most: int) -> dict[str, Any]:
+    """The settings of a picture of this session, or of a file of up to ``most`` bytes that was dropped.
+
+    Raises:
+        PhotoError: the file is no PNG of ours.
+        BadInput: it is too large.
+    """
+    if isinstance(data, StoredPicture):
+        return data.settings
+    name = safe_name(name)
     if len(data) > most:
         raise BadInput(f"{name} is larger than the {most >> 20} MiB allowed")
     _, path = session.new_path(".upload.png")
@@ -159,7 +170,7 @@ def _people(
                 raise BadInput(
                     "this picture has regions from mask files, which the page does not draw"
                 ) from None
-            chosen = _id(session, file)
+            chosen = page_name(session, file)
             person = Person(region=(x, y, width, height), **_named(chosen))
             people.append(person)
             regions.append(
@@ -170,13 +181,14 @@ def _people(
                     "y": y / size[1],
                     "w": width / size[0],
                     "h": height / size[1],
+                    "ratio": size[0] / size[1],
                 }
             )
         return tuple(people), regions
     if request.identity and request.identity != "-":
-        return (Person(**_named(_id(session, request.identity))),), []
+        return (Person(**_named(page_name(session, request.identity))),), []
     if request.photos:
-        photos = tuple(_id(session, photo).removeprefix(PHOTO) for photo in request.photos)
+        photos = tuple(page_name(session, photo).removeprefix(PHOTO) for photo in request.photos)
         return (Person(photos=photos),), []
     return (), []
 
@@ -185,16 +197,3 @@ def _named(chosen: str) -> dict[str, Any]:
     if chosen.startswith(IDENTITY):
         return {"identity": chosen.removeprefix(IDENTITY)}
     return {"photos": (chosen.removeprefix(PHOTO),)}
-
-
-def _id(session: Session, place: str) -> str:
-    """What the page calls a file of the session, or a sample."""
-    if place.startswith(SAMPLE_PREFIX):
-        return place
-    for photo in session.photos.values():
-        if str(photo.path) == place:
-            return f"{PHOTO}{photo.id}"
-    for stored in session.identities.values():
-        if str(stored.path) == place:
-            return f"{IDENTITY}{stored.id}"
-    raise BadInput("a photo of this picture is not here any more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,6 +138,24 @@ def whole(given: str | None, label: str) -> int | None:
     if not text.isdecimal() or len(text) > 19:
         raise BadInput(f"{label} is a whole number, 0 or more; got '{text[:20]}'")
     return int(text)
+
+
+def decimal(given: str | None, label: str) -> float | None:
+    """A number that was typed, None for nothing.
+
+    Raises:
+        BadInput: it is none.
+    """
+    text = (given or "").strip()
+    if not text:
+        return None
+    try:
+        found = float(text.replace(",", "."))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise BadInput(f"{label} is a number, as 2.5; got '{text[:20]}'")
+    return found
 
 
 def received(studio: Studio, files: Any) -> list[tuple[bytes, str]]:

@@ -13,12 +13,18 @@ from idpersona.app import markup, people_choice
 from idpersona.app.asks import Create
 from idpersona.app.running import follow, whole
 from idpersona.app.sessions import Session, StoredPicture
-from idpersona.app.tabs.shared import QUIET, Shared
+from idpersona.app.studio import MOST_COMPARED
+from idpersona.app.tabs.shared import GALLERY, QUIET, Load, Shared
 from idpersona.errors import BadInput
 from idpersona.jobs import limits
 
+SHOW_CREATE = """() => {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  tabs.find((tab) => tab.textContent.trim() === "Create")?.click();
+}"""
+"""The settings of a compared picture go into the fields of *Create*."""
 EMPTY = "A grid of methods and strengths will be here."
-MOST = 12
+KINDS = ("compare",)
 
 
 def build(shared: Shared) -> None:
@@ -50,6 +56,9 @@ def build(shared: Shared) -> None:
         with gr.Column(scale=7, min_width=320):
             grid = gr.HTML(markup.hint(EMPTY), elem_id="compare-grid")
             told = gr.HTML(elem_id="compare-notes")
+            past = gr.HTML(js_on_load=GALLERY, elem_id="compare-gallery")
+    settings = [who.chosen, prompt, base, which, scales, seed, steps]
+    saved = shared.remember("compare", settings)
 
     async def run(
         request: gr.Request,
@@ -68,9 +77,9 @@ def build(shared: Shared) -> None:
             ladder.extend(_numbers(strengths))
             if not chosen:
                 raise BadInput("choose at least one method")
-            if len(chosen) * len(ladder) > MOST:
+            if len(chosen) * len(ladder) > MOST_COMPARED:
                 raise BadInput(
-                    f"{len(chosen)} methods at {len(ladder)} strengths are more than {MOST} pictures"
+                    f"{len(chosen)} methods at {len(ladder)} strengths are more than {MOST_COMPARED} pictures"
                 )
             typed = whole(number, "“Seed”")
             first = secrets.randbelow(2**31) if typed is None else typed
@@ -95,12 +104,13 @@ def build(shared: Shared) -> None:
 
         async for progress, ticket in follow(studio, request, begin):
             if ticket is None or ticket.result is None:
-                yield progress, gr.skip(), gr.skip()
+                yield progress, gr.skip(), gr.skip(), gr.skip()
             else:
                 yield (
                     progress,
                     _grid(ticket.result, chosen, ladder),
                     markup.notes(dict.fromkeys(ticket.notes)),
+                    shared.gallery(request, KINDS, ""),
                 )
 
     def base_changed(label: str) -> Any:
@@ -108,8 +118,31 @@ def build(shared: Shared) -> None:
         return gr.CheckboxGroup(found, value=found[:3]), offered.defaults(label)["steps"]
 
     asked = [who.chosen, consent, prompt, base, which, scales, seed, steps]
-    gr.on([start.click, prompt.submit], run, asked, [status, grid, told], concurrency_limit=None, **QUIET)
+    outputs = [status, grid, told, past]
+    gr.on([start.click, prompt.submit], run, asked, outputs, concurrency_limit=None, **QUIET)
     base.input(base_changed, base, [which, steps], queue=False, **QUIET)
+
+    def opened(session: Session, before: Any) -> dict[Any, Any]:
+        return {past: markup.gallery(session, KINDS, ""), **kept(session, before)}
+
+    def kept(session: Session, before: Any) -> dict[Any, Any]:
+        """What the browser kept, where it fits this studio."""
+        if not isinstance(before, list) or len(before) != len(settings) or before[2] not in offered.bases:
+            return {}
+        known: dict[Any, Any] = dict(zip(settings, before, strict=True))
+        here = offered.methods(known[base], "face")
+        known[which] = gr.CheckboxGroup(here, value=[one for one in known[which] or () if one in here])
+        people = people_choice.known(session, known.pop(who.chosen) or [])
+        if people:
+            known[who.chosen] = gr.CheckboxGroup(people_choice.choices(session), value=people)
+        return known
+
+    shared.loads.append(Load(opened, [past, *settings], saved))
+    act = shared.act
+    assert act is not None  # Create comes first
+    past.click(act.run, None, act.outputs, concurrency_limit=None, **QUIET).then(
+        None, None, None, js=SHOW_CREATE, queue=False, **QUIET
+    )
 
 
 def _numbers(text: str) -> list[float]:
@@ -133,11 +166,13 @@ def _grid(pictures: list[StoredPicture], methods: list[str], ladder: list[float]
     for number, method in enumerate(methods):
         mine = pictures[number * len(ladder) : (number + 1) * len(ladder)]
         rows.append([escape(method), *(_cell(one, method) for one in mine)])
-    return markup.table(["Method", *(f"strength {one:g}" for one in ladder)], rows, "Methods and strengths")
+    judges = ", ".join(dict.fromkeys(one.judge for one in pictures if one.judge))
+    caption = "Methods and strengths" + (f"; likeness measured by {judges}" if judges else "")
+    return markup.table(["Method", *(f"strength {one:g}" for one in ladder)], rows, caption)
 
 
 def _cell(picture: StoredPicture, method: str) -> str:
-    alike = "no face found" if picture.similarity is None else f"likeness {picture.similarity:.2f}"
+    alike = escape("".join(markup.likeness(picture)) or "likeness not measured")
     link, scale = markup.address(picture), picture.settings["adapters"][0]["scale"]
     alt = escape(f"{method} at strength {scale:g}: {picture.settings.get('prompt', '')}")
     return (

@@ -11,21 +11,23 @@ import gradio as gr
 
 from idpersona.app import markup, people_choice
 from idpersona.app.engine import Ticket
+from idpersona.app.geometry import native_size
 from idpersona.app.restore import Restored, restore
-from idpersona.app.running import follow, guarded, received, session_of
+from idpersona.app.running import follow, guarded, received, session_of, value
 from idpersona.app.sessions import Session, StoredPicture
 from idpersona.app.studio import MOST_PICTURES
 from idpersona.app.tabs.create_form import (
     FIELDS,
+    MOST_GUIDANCE,
+    MOST_STEPS,
     NO_POSE,
     SETTINGS,
     asked,
     carried_notes,
     filled,
     kept,
-    poses,
 )
-from idpersona.app.tabs.shared import QUIET, Shared
+from idpersona.app.tabs.shared import GALLERY, QUIET, Act, Load, Place, Shared
 from idpersona.jobs import limits
 
 EMPTY = "Your pictures will be here. The first takes a few seconds."
@@ -33,10 +35,6 @@ KINDS = ("create",)
 VARIED = 0.35
 """How much other noise a variation has."""
 REGIONS = (Path(__file__).parents[1] / "regions.js").read_text("utf-8")
-GALLERY = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-action]");
-  if (button) trigger("click", { action: button.dataset.action, id: button.dataset.id });
-});"""
 EXAMPLES = (
     "a photo of a smiling woman",
     "a photo of a woman with eyeglasses",
@@ -99,12 +97,22 @@ def build(shared: Shared) -> None:
                 negative = gr.Textbox(
                     label="Negative prompt", max_length=limits.TEXT, elem_id="create-negative"
                 )
+                weighted = gr.Checkbox(
+                    label="Weighted prompt",
+                    info="Of any length, with weights as (smile:1.3).",
+                    elem_id="create-weighted",
+                )
                 with gr.Row():
                     steps = gr.Slider(
-                        1, 100, value=usual["steps"], step=1, label="Steps", elem_id="create-steps"
+                        1, MOST_STEPS, value=usual["steps"], step=1, label="Steps", elem_id="create-steps"
                     )
                     guidance = gr.Slider(
-                        0, 20, value=usual["guidance"], step=0.1, label="Guidance", elem_id="create-guidance"
+                        0,
+                        MOST_GUIDANCE,
+                        value=usual["guidance"],
+                        step=0.1,
+                        label="Guidance",
+                        elem_id="create-guidance",
                     )
                 with gr.Row():
                     seed = gr.Textbox(
@@ -164,6 +172,7 @@ def build(shared: Shared) -> None:
         "scale": scale,
         "base": base,
         "negative": negative,
+        "weighted": weighted,
         "steps": steps,
         "guidance": guidance,
         "size": size,
@@ -174,7 +183,8 @@ def build(shared: Shared) -> None:
     }
     everything = [fields[name] for name in FIELDS]
     settings = [fields[name] for name in SETTINGS]
-    saved = gr.BrowserState([], storage_key="idpersona-create", secret="idpersona")
+    saved = shared.remember("create", settings)
+    shared.places.append(Place(pose, NO_POSE))
 
     async def run(request: gr.Request, *given: Any) -> AsyncIterator[Any]:
         form: dict[str, Any] = dict(zip(FIELDS, given, strict=True))
@@ -192,8 +202,9 @@ def build(shared: Shared) -> None:
     def restored(request: gr.Request, find: Callable[[Session], Restored]) -> tuple[str, list[Any]]:
         """Notes, and values of all fields."""
         found = guarded(studio, request, find)
-        values = filled(studio, session_of(studio, request), found)
-        return markup.notes([*found.notes, *carried_notes(found)]), [values[name] for name in FIELDS]
+        values, changed = filled(studio, session_of(studio, request), found)
+        notes = [*found.notes, *changed, *carried_notes(found)]
+        return markup.notes(notes), [values[name] for name in FIELDS]
 
     async def acted(request: gr.Request, event: gr.EventData) -> AsyncIterator[Any]:
         stay = [gr.skip()] * len(FIELDS)
@@ -217,25 +228,33 @@ def build(shared: Shared) -> None:
                     yield progress, pictures, markup.notes(ticket.notes), *stay
 
     def dropped(file: Any, request: gr.Request) -> Any:
-        data, name = received(studio, file)[0]
+        [(data, name)] = guarded(studio, request, lambda _: received(studio, file))
         notes, values = restored(request, lambda session: restore(studio, session, data, name))
         return None, notes, *values
 
-    def regions_for(many: bool, picked: list[str], drawn: Any, request: gr.Request) -> Any:
-        session = session_of(studio, request)
-        chosen = people_choice.known(session, picked)
+    def regions_for(
+        many: bool, picked: list[str], drawn: Any, label: str, asked_size: str, request: gr.Request
+    ) -> Any:
         if not many:
             return gr.HTML(visible=False)
-        if people_choice.has_regions(chosen, drawn):
-            return gr.HTML(visible=True)  # somebody may be drawing in it right now
-        return gr.HTML(people_choice.spread_out(session, chosen, drawn), visible=True)
 
-    def fresh_poses(request: gr.Request) -> Any:
-        return gr.Dropdown(poses(session_of(studio, request)))
+        def spread(session: Session) -> Any:
+            chosen = people_choice.known(session, picked)
+            canvas = limits.size(asked_size) if value(asked_size) else native_size(offered.base(label))
+            regions = people_choice.spread_out(session, chosen, drawn, canvas)
+            if regions == drawn:
+                return gr.HTML(visible=True)  # somebody may be drawing in it right now
+            return gr.HTML(regions, visible=True)
+
+        return guarded(studio, request, spread)
 
     def base_changed(label: str) -> Any:
         fresh, found = offered.defaults(label), offered.methods(label)
-        return gr.Dropdown(found, value=found[0] if found else None), fresh["steps"], fresh["guidance"]
+        choice = gr.Dropdown(found, value=found[0] if found else None)
+        return choice, fresh["steps"], fresh["guidance"], ""
+
+    def unlocked(keep: bool) -> Any:
+        return gr.skip() if keep else ""
 
     started = gr.on(
         [start.click, prompt.submit],
@@ -245,30 +264,24 @@ def build(shared: Shared) -> None:
         concurrency_limit=None,
         **QUIET,
     )
-    started.then(_as_list, settings, saved, queue=False, **QUIET)
+    shared.save(started, settings, saved)
     shown.click(acted, None, [status, shown, told, *everything], concurrency_limit=None, **QUIET)
     drop.upload(dropped, drop, [drop, told, *everything], **QUIET)
     gr.on(
-        [several.change, who.chosen.change],
+        [several.change, who.chosen.change, base.change, size.blur],
         regions_for,
-        [several, who.chosen, regions],
+        [several, who.chosen, regions, base, size],
         regions,
         queue=False,
         **QUIET,
     )
-    who.chosen.change(fresh_poses, None, pose, queue=False, **QUIET)
-    base.input(base_changed, base, [method, steps, guidance], queue=False, **QUIET)
+    base.input(base_changed, base, [method, steps, guidance, size], queue=False, **QUIET)
+    lock.input(unlocked, lock, seed, queue=False, **QUIET)
+    shared.act = Act(acted, [status, shown, told, *everything])
 
-    def opened(before: Any, request: gr.Request) -> Any:
-        session = session_of(studio, request)
-        everybody = gr.CheckboxGroup(people_choice.choices(session))
-        known = kept(studio, before)
-        values = [known.get(name, gr.skip()) for name in SETTINGS]
-        return everybody, shared.gallery(request, KINDS, EMPTY), *values
+    def opened(session: Session, before: Any) -> dict[Any, Any]:
+        known = kept(studio, session, before)
+        pictures = markup.gallery(session, KINDS, EMPTY)
+        return {shown: pictures, **{fields[name]: value for name, value in known.items()}}
 
-    shared.loads.append(lambda: shared.page.load(opened, saved, [who.chosen, shown, *settings], **QUIET))
-
-
-def _as_list(*values: Any) -> list[Any]:
-    """What the browser keeps."""
-    return list(values)
+    shared.loads.append(Load(opened, [shown, *settings], saved))

@@ -19,11 +19,16 @@ from idpersona.images import SAMPLE_PREFIX
 from idpersona.jobs import limits
 
 SETTINGS = (
+    "chosen",
+    "face",
+    "pose",
+    "loras",
     "prompt",
     "method",
     "scale",
     "base",
     "negative",
+    "weighted",
     "steps",
     "guidance",
     "size",
@@ -32,8 +37,10 @@ SETTINGS = (
     "count",
 )
 """What the browser keeps."""
-FIELDS = ("chosen", "several", "regions", "consent", "face", "pose", "loras", *SETTINGS, "carried")
+FIELDS = ("several", "regions", "consent", *SETTINGS, "carried")
 """All fields; ``carried`` is what a picture was made with and the page has no field for."""
+MOST_STEPS, MOST_GUIDANCE = 100, 20.0
+"""Ends of the sliders, which are less than what can be asked for otherwise."""
 NO_POSE = ("the method's own", "")
 
 
@@ -56,6 +63,7 @@ def asked(studio: Studio, session: Session, form: Mapping[str, Any]) -> Create:
         people=people,
         prompt=form["prompt"] or "",
         negative=value(form["negative"]),
+        weighted=bool(form["weighted"]),
         base=form["base"],
         method=form["method"],
         scale=form["scale"],
@@ -78,7 +86,7 @@ def _with_carried(ask: Create, carried: Any) -> Create:
     if not isinstance(carried, Create):
         return ask
     if (carried.base, carried.method) == (ask.base, ask.method):
-        ask = replace(ask, helpers=carried.helpers, options=carried.options, weighted=carried.weighted)
+        ask = replace(ask, helpers=carried.helpers, options=carried.options)
     if carried.seed is not None and carried.seed == ask.seed:
         ask = replace(ask, vary=carried.vary)
     weights = dict(carried.loras)
@@ -89,7 +97,6 @@ def carried_notes(found: Restored) -> list[str]:
     """What is carried without a field, in words."""
     ask = found.create
     told = [*(name for name, _ in ask.helpers), *(f"{of}: {name}={value}" for of, name, value in ask.options)]
-    told += ["weighted prompt"] if ask.weighted else []
     told += [f"variation {seed}:{amount:g}" for seed, amount in ask.vary]
     told += [f"LoRA {name} at {weight:g}" for name, weight in ask.loras if weight != 1.0]
     if not told:
@@ -97,48 +104,63 @@ def carried_notes(found: Restored) -> list[str]:
     return [f"Kept from the picture, while model, method and seed stay: {', '.join(told)}"]
 
 
-def filled(studio: Studio, session: Session, found: Restored) -> dict[str, Any]:
-    """Values of all fields, from a picture."""
+def filled(studio: Studio, session: Session, found: Restored) -> tuple[dict[str, Any], list[str]]:
+    """Values of all fields, from a picture, and what no field can hold."""
     ask = found.create
     pose = "" if ask.pose is None else ask.pose
     if pose and not pose.startswith(SAMPLE_PREFIX):
         pose = f"{people_choice.PHOTO}{pose}"
     methods = studio.catalogue.methods(ask.base)
-    return {
+    steps, guidance = min(ask.steps or 1, MOST_STEPS), min(ask.guidance or 0.0, MOST_GUIDANCE)
+    notes = [
+        f"{label} {had:g} is more than this page offers: {has:g} instead"
+        for label, had, has in (("Steps", ask.steps, steps), ("Guidance", ask.guidance, guidance))
+        if had is not None and had > has
+    ]
+    values = {
         "chosen": gr.CheckboxGroup(people_choice.choices(session), value=list(found.chosen)),
         "several": bool(found.regions),
         "regions": gr.HTML(list(found.regions), visible=bool(found.regions)),
         "consent": ask.consent,
         "face": "" if ask.face is None else str(ask.face),
-        "pose": gr.Dropdown(poses(session), value=pose),
+        "pose": gr.Dropdown([NO_POSE, *people_choice.photos(session)], value=pose),
         "loras": [name for name, _ in ask.loras],
         "prompt": ask.prompt,
         "method": gr.Dropdown(methods, value=ask.method),
         "scale": ask.scale,
         "base": ask.base,
         "negative": ask.negative or "",
-        "steps": ask.steps,
-        "guidance": ask.guidance,
+        "weighted": ask.weighted,
+        "steps": steps,
+        "guidance": guidance,
         "size": "" if ask.size is None else f"{ask.size[0]}x{ask.size[1]}",
         "seed": "" if ask.seed is None else str(ask.seed),
         "lock": True,
         "count": 1,
         "carried": ask,
     }
+    return values, notes
 
 
-def poses(session: Session) -> list[tuple[str, str]]:
-    """Choices of a pose photo."""
-    everybody = people_choice.choices(session)
-    return [NO_POSE, *(one for one in everybody if not one[1].startswith(people_choice.IDENTITY))]
-
-
-def kept(studio: Studio, saved: Any) -> dict[str, Any]:
+def kept(studio: Studio, session: Session, saved: Any) -> dict[str, Any]:
     """Values of :data:`SETTINGS` as the browser kept them; {} where they do not fit this studio."""
     if not isinstance(saved, list) or len(saved) != len(SETTINGS):
         return {}
     form = dict(zip(SETTINGS, saved, strict=True))
-    methods = studio.catalogue.methods(form["base"]) if form["base"] in studio.catalogue.bases else []
+    offered = studio.catalogue
+    methods = offered.methods(form["base"]) if form["base"] in offered.bases else []
     if form["method"] not in methods:
         return {"prompt": form["prompt"]}
-    return {**form, "method": gr.Dropdown(methods, value=form["method"])}
+    photos = people_choice.photos(session)
+    chosen = people_choice.known(session, form["chosen"] or [])
+    form.pop("chosen")
+    if chosen:
+        form["chosen"] = gr.CheckboxGroup(people_choice.choices(session), value=chosen)
+    return {
+        **form,
+        "pose": gr.Dropdown(
+            [NO_POSE, *photos], value=form["pose"] if form["pose"] in {one for _, one in photos} else ""
+        ),
+        "loras": [name for name in form["loras"] or () if name in offered.loras],
+        "method": gr.Dropdown(methods, value=form["method"]),
+    }

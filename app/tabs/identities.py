@@ -11,7 +11,7 @@ from idpersona.app import markup, people_choice
 from idpersona.app.faces import Looked, look_at
 from idpersona.app.running import follow, guarded, outcome, received, session_of, toast, value, whole
 from idpersona.app.sessions import Session
-from idpersona.app.tabs.shared import QUIET, Shared
+from idpersona.app.tabs.shared import QUIET, Load, Shared
 from idpersona.errors import BadInput
 
 EMPTY = "Choose photos on the left, and the faces in them are shown here."
@@ -21,7 +21,7 @@ def build(shared: Shared) -> None:
     """The tab."""
     studio = shared.studio
     offered = studio.catalogue
-    methods = offered.methods(None)
+    bases, methods = list(offered.bases), offered.methods(None)
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             who = shared.who("identities")
@@ -32,6 +32,13 @@ def build(shared: Shared) -> None:
                 label="For which method",
                 info="Each method reads a photo with encoders of its own.",
                 elem_id="identities-method",
+            )
+            base = gr.Dropdown(
+                bases,
+                value=bases[0],
+                label="On which model",
+                visible=len(bases) > 1,
+                elem_id="identities-base",
             )
             face = gr.Textbox(
                 max_length=20,
@@ -77,7 +84,13 @@ def build(shared: Shared) -> None:
             raise toast(error, session) from None
 
     async def read(
-        picked: list[str], called: str, how: str, which: str, agreed: bool, request: gr.Request
+        picked: list[str],
+        called: str,
+        how: str,
+        on: str,
+        which: str,
+        agreed: bool,
+        request: gr.Request,
     ) -> AsyncIterator[Any]:
         def begin(session: Session) -> Any:
             photos = people_choice.known(session, picked or [])
@@ -87,6 +100,7 @@ def build(shared: Shared) -> None:
                 session,
                 tuple(people_choice.photo_id(one) for one in photos),
                 value(called) or "identity",
+                base=on,
                 method=how,
                 face=whole(which, "“Face”"),
                 consent=bool(agreed),
@@ -115,7 +129,7 @@ def build(shared: Shared) -> None:
         return _listed(session_of(studio, request))
 
     def removed(picked: list[str], request: gr.Request) -> str:
-        session = session_of(studio, request)
+        session = guarded(studio, request, lambda found: found)
         for one in people_choice.known(session, picked):
             if one.startswith(people_choice.IDENTITY):
                 session.remove_identity(one.removeprefix(people_choice.IDENTITY))
@@ -138,26 +152,25 @@ def build(shared: Shared) -> None:
                 ),
             )
 
-    everybody = shared.choices
+    def base_changed(label: str) -> Any:
+        found = offered.methods(label)
+        return gr.Dropdown(found, value=found[0] if found else None)
+
     who.chosen.change(look, who.chosen, faces, concurrency_limit=None, **QUIET)
-    start.click(
-        read, [who.chosen, name, method, face, consent], [status, told, kept], concurrency_limit=None, **QUIET
-    ).then(shared.refresh_all, None, everybody, queue=False, **QUIET)
-    load.upload(loaded, load, [load, kept], **QUIET).then(
-        shared.refresh_all, None, everybody, queue=False, **QUIET
-    )
-    merge.click(merged, [who.chosen, name], kept, **QUIET).then(
-        shared.refresh_all, None, everybody, queue=False, **QUIET
-    )
-    remove.click(removed, who.chosen, kept, **QUIET).then(
-        shared.refresh_all, None, everybody, queue=False, **QUIET
-    )
+    asked = [who.chosen, name, method, base, face, consent]
+    shared.changes += [
+        start.click(read, asked, [status, told, kept], concurrency_limit=None, **QUIET),
+        load.upload(loaded, load, [load, kept], **QUIET),
+        merge.click(merged, [who.chosen, name], kept, **QUIET),
+        remove.click(removed, who.chosen, kept, **QUIET),
+    ]
+    base.input(base_changed, base, method, queue=False, **QUIET)
     compare.click(compared, who.chosen, [status, likeness], concurrency_limit=None, **QUIET)
 
-    def opened(request: gr.Request) -> str:
-        return _listed(session_of(studio, request))
+    def opened(session: Session, _before: Any) -> dict[Any, Any]:
+        return {kept: _listed(session)}
 
-    shared.loads.append(lambda: shared.page.load(opened, None, kept, **QUIET))
+    shared.loads.append(Load(opened, [kept]))
 
 
 def _identities(session: Session, picked: list[str] | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from html import escape
 
 import gradio as gr
@@ -28,19 +29,23 @@ def build(shared: Shared) -> None:
             fetch = gr.Button("Fetch", elem_id="models-fetch")
         fetched = gr.HTML(elem_id="models-fetched", elem_classes="idp-status")
 
-        async def pull_one(name: str | None, request: gr.Request) -> str:
+        async def pull_one(name: str | None, request: gr.Request) -> AsyncIterator[str]:
             from idpersona.registry import pull, require_commercial
 
-            session = session_of(studio, request)
             if not name:
-                return markup.hint("Choose weights first.")
+                yield markup.hint("Choose weights first.")
+                return
+            size = WEIGHTS[name].size if name in WEIGHTS else None
+            told = "" if size is None else f" ({size / 1e6:,.0f} MB)"
+            yield markup.hint(f"Fetching {name}{told}; its progress is in the studio's terminal …")
             try:
+                session_of(studio, request)
                 if studio.settings.commercial:
                     require_commercial([name])
                 await asyncio.to_thread(pull, name)
             except Exception as error:
-                raise toast(error, session) from None
-            return markup.hint(f"{name} is here and verified. Start the studio again to use it.")
+                raise toast(error) from None
+            yield markup.hint(f"{name} is here and verified. Start the studio again to use it.")
 
         fetch.click(pull_one, which, fetched, api_visibility="private")
     show = gr.Button("Show device and kernels", elem_id="models-examine")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
 from idpersona.app import markup, people_choice
-from idpersona.app.running import cancel_all, received, session_of, toast
+from idpersona.app.running import cancel_all, guarded, received, session_of, toast
 from idpersona.app.sessions import Session
 from idpersona.app.studio import Studio
 from idpersona.errors import IdPersonaError
@@ -17,6 +17,12 @@ from idpersona.errors import IdPersonaError
 IMAGES = [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jp2"]
 
 
+AS_LIST = "(...values) => [values]"
+GALLERY = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-action]");
+  if (button) trigger("click", { action: button.dataset.action, id: button.dataset.id });
+});"""
+"""Buttons below pictures become events of the page."""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """Events of the page that are no endpoint for others, and show their progress themselves."""
 
@@ -31,14 +37,59 @@ class Who:
 
 
 @dataclass
+class Place:
+    """A choice of one photo; ``none`` is offered besides, where that is possible."""
+
+    chosen: gr.Dropdown
+    none: tuple[str, str] | None = None
+
+    def options(self, session: Session) -> list[tuple[str, str]]:
+        """What can be chosen."""
+        return [*([self.none] if self.none else []), *people_choice.photos(session)]
+
+
+@dataclass
+class Load:
+    """What a tab shows when the page is opened.
+
+    ``run`` gets the session and what the browser kept in ``saved``, and gives new values of some ``outputs``.
+    """
+
+    run: Callable[[Session, Any], dict[Any, Any]]
+    outputs: list[Any]
+    saved: gr.BrowserState | None = None
+
+
+@dataclass
+class Act:
+    """What the buttons below created pictures do, wherever they are: a function and its outputs."""
+
+    run: Callable[..., AsyncIterator[Any]]
+    outputs: list[Any]
+
+
+@dataclass
 class Shared:
-    """Studio, page, and the choices of people in all tabs, which show the same people."""
+    """Studio, page, and the choices of people and photos in all tabs, which show the same ones.
+
+    Attributes:
+        choices, places: of people, and of one photo.
+        changes: events after which everybody is shown anew.
+        loads: what each tab shows when the page is opened.
+        kept: fields whose values the browser keeps, and where.
+        act: what the buttons below created pictures do.
+    """
 
     studio: Studio
     page: gr.Blocks
     choices: list[gr.CheckboxGroup] = field(default_factory=list[gr.CheckboxGroup])
-    uploads: list[Any] = field(default_factory=list[Any])
-    loads: list[Callable[[], Any]] = field(default_factory=list[Callable[[], Any]])
+    places: list[Place] = field(default_factory=list[Place])
+    changes: list[Any] = field(default_factory=list[Any])
+    loads: list[Load] = field(default_factory=list[Load])
+    kept: list[tuple[list[Any], gr.BrowserState]] = field(
+        default_factory=list[tuple[list[Any], gr.BrowserState]]
+    )
+    act: Act | None = None
 
     def who(self, prefix: str) -> Who:
         """A place to drop photos, and the choice of everybody."""
@@ -72,7 +123,7 @@ class Shared:
             kept = [one for one in people_choice.known(session, picked) if one not in samples]
             return None, gr.CheckboxGroup(people_choice.choices(session), value=[*kept, *ids])
 
-        self.uploads.append(
+        self.changes.append(
             drop.upload(
                 taken, [drop, chosen], [drop, chosen], api_visibility="private", show_progress="minimal"
             )
@@ -94,11 +145,56 @@ class Shared:
             refused = toast(error, session)
         return ids, refused
 
-    def refresh_all(self, request: gr.Request) -> Any:
-        """Show everybody in all tabs."""
-        session = session_of(self.studio, request)
-        fresh = [gr.CheckboxGroup(people_choice.choices(session)) for _ in self.choices]
-        return fresh if len(fresh) != 1 else fresh[0]
+    def refresh_all(self, request: gr.Request, *picked: Any) -> Any:
+        """Show everybody in all tabs; what is chosen stays so while it is here."""
+        session = guarded(self.studio, request, lambda found: found)
+        fresh: list[Any] = []
+        for _, value in zip(self.choices, picked, strict=False):
+            known = people_choice.known(session, value or [])
+            fresh.append(gr.CheckboxGroup(people_choice.choices(session), value=known))
+        for place, value in zip(self.places, picked[len(self.choices) :], strict=True):
+            options = place.options(session)
+            here = {one for _, one in options}
+            none = place.none[1] if place.none else None
+            fresh.append(gr.Dropdown(options, value=value if value in here else none))
+        return fresh
+
+    def refresh_after(self, event: Any) -> None:
+        """Show everybody anew after an event."""
+        everything = [*self.choices, *(place.chosen for place in self.places)]
+        last = event.then(self.refresh_all, everything, everything, queue=False, **QUIET)
+        for fields, saved in self.kept:
+            last = self.save(last, fields, saved)
+
+    def _connect_load(self) -> None:
+        """One answer for all tabs: what is clicked before it comes is not undone by a later one."""
+        places = {place.chosen: place for place in self.places}
+        fields = [*self.choices, *places, *(one for load in self.loads for one in load.outputs)]
+
+        def opened(request: gr.Request, *saved: Any) -> dict[Any, Any]:
+            session = guarded(self.studio, request, lambda found: found)
+            everybody = people_choice.choices(session)
+            found: dict[Any, Any] = {one: gr.CheckboxGroup(everybody) for one in self.choices}
+            found |= {one: gr.Dropdown(place.options(session)) for one, place in places.items()}
+            for load, before in zip(self.loads, saved, strict=True):
+                found |= load.run(session, before)
+            return found
+
+        states = [load.saved or gr.State(None) for load in self.loads]
+        self.page.load(opened, states, list(dict.fromkeys(fields)), **QUIET)
+
+    def remember(self, name: str, fields: list[Any]) -> gr.BrowserState:
+        """Keep the values of fields in the browser, whenever one of them is changed by hand."""
+        saved = gr.BrowserState([], storage_key=f"idpersona-{name}", secret="idpersona")
+        changed = [one.input if hasattr(one, "input") else one.change for one in fields]
+        gr.on(changed, None, fields, saved, js=AS_LIST, queue=False, **QUIET)
+        self.kept.append((fields, saved))
+        return saved
+
+    @staticmethod
+    def save(event: Any, fields: list[Any], saved: gr.BrowserState) -> Any:
+        """Keep the values of fields after an event that changed some of them."""
+        return event.then(None, fields, saved, js=AS_LIST, queue=False, **QUIET)
 
     def buttons(self, prefix: str, name: str) -> tuple[gr.Button, gr.Button, gr.HTML]:
         """Start, cancel, and where progress is told."""
@@ -115,10 +211,9 @@ class Shared:
 
     def connect(self) -> None:
         """What happens when the page is opened, and that a new photo is seen in all tabs."""
-        for load in self.loads:
-            load()
-        for upload in self.uploads:
-            upload.then(self.refresh_all, None, self.choices, queue=False, **QUIET)
+        self._connect_load()
+        for change in self.changes:
+            self.refresh_after(change)
 
     def gallery(self, request: gr.Request, kinds: tuple[str, ...], empty: str) -> str:
         """The session's pictures of some kinds."""

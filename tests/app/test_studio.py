@@ -282,7 +282,7 @@ def test_pictures_that_cannot_be_restored_say_why(studio, photo):
         with pytest.raises(error, match=says):
             restore(studio, session, data, "a.png")
     edited = studio.edit(session, Edit(photo="sample:astronaut", prompt="a photo of a man", steps=2)).wait(60)
-    with pytest.raises(BadInput, match="was not made by generate"):
+    with pytest.raises(BadInput, match="is an edit: drop it under Edit"):
         restore(studio, session, edited.path.read_bytes(), "a.png")
     [picture] = studio.create(session, ASK).wait(60)
     elsewhere = replace(picture, settings={**picture.settings, "base": "/etc"})
