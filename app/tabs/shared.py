@@ -146,17 +146,22 @@ class Shared:
         return ids, refused
 
     def refresh_all(self, request: gr.Request, *picked: Any) -> Any:
-        """Show everybody in all tabs; what is chosen stays so while it is here."""
+        """Show everybody in all tabs; what is chosen stays so while it is here.
+
+        What somebody chooses while this runs is not undone: values are told only where they change.
+        """
         session = guarded(self.studio, request, lambda found: found)
         fresh: list[Any] = []
         for _, value in zip(self.choices, picked, strict=False):
             known = people_choice.known(session, value or [])
-            fresh.append(gr.CheckboxGroup(people_choice.choices(session), value=known))
+            changed = {} if known == (value or []) else {"value": known}
+            fresh.append(gr.CheckboxGroup(people_choice.choices(session), **changed))
         for place, value in zip(self.places, picked[len(self.choices) :], strict=True):
             options = place.options(session)
             here = {one for _, one in options}
             none = place.none[1] if place.none else None
-            fresh.append(gr.Dropdown(options, value=value if value in here else none))
+            changed = {} if value in (none, *here) else {"value": none}
+            fresh.append(gr.Dropdown(options, **changed))
         return fresh
 
     def refresh_after(self, event: Any) -> None:
@@ -184,10 +189,11 @@ class Shared:
         self.page.load(opened, states, list(dict.fromkeys(fields)), **QUIET)
 
     def remember(self, name: str, fields: list[Any]) -> gr.BrowserState:
-        """Keep the values of fields in the browser, whenever one of them is changed by hand."""
-        saved = gr.BrowserState([], storage_key=f"idpersona-{name}", secret="idpersona")
-        changed = [one.input if hasattr(one, "input") else one.change for one in fields]
-        gr.on(changed, None, fields, saved, js=AS_LIST, queue=False, **QUIET)
+        """Keep the values of fields in the browser, whenever one of them changes."""
+        # Put into the page outside of the tabs: what lies in one is there only when it was opened.
+        saved = gr.BrowserState([], storage_key=f"idpersona-{name}", secret="idpersona", render=False)
+        changed = [one.change for one in fields]
+        gr.on(changed, None, fields, saved, js=AS_LIST, trigger_mode="always_last", queue=False, **QUIET)
         self.kept.append((fields, saved))
         return saved
 
@@ -211,6 +217,8 @@ class Shared:
 
     def connect(self) -> None:
         """What happens when the page is opened, and that a new photo is seen in all tabs."""
+        for _, saved in self.kept:
+            saved.render()
         self._connect_load()
         for change in self.changes:
             self.refresh_after(change)

@@ -17,6 +17,7 @@ from PIL import Image
 from idpersona.app.settings import Settings
 from idpersona.app.studio import Studio
 from idpersona.images import open_photo
+from tests.app.browser import open_chromium, pages_of
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,18 @@ def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("1", (20_000, 20_000)).save(path)
     assert path.stat().st_size < 1_000_000
     return path
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A real browser."""
+    yield from open_chromium()
+
+
+@pytest.fixture
+def browse(chromium: Any, server: Server) -> Iterator[Any]:
+    """Open the page as somebody new."""
+    yield from pages_of(chromium, server.address)
 
 
 @pytest.fixture

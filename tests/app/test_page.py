@@ -2,93 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from idpersona.images import open_photo
 from idpersona.provenance import is_marked, read_settings
+from tests.app.browser import PROMPT, choose, create, download, pictures, pixels, steps, toast
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-PROMPT = "a photo of a smiling woman"
-WAIT = 60_000
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        sandbox = [] if os.geteuid() else ["--no-sandbox"]
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=sandbox)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def browse(chromium, server) -> Iterator[Any]:
-    """Open the page as somebody new; nothing may be logged as an error."""
-    opened, errors = [], []
-
-    def call(**options: Any) -> Any:
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
-        page = context.new_page()
-        page.set_default_timeout(WAIT)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(server.address)
-        page.wait_for_selector("#create-start")
-        opened.append(context)
-        return page
-
-    yield call
-    for context in opened:
-        context.close()
-    assert errors == []
-
-
-def steps(page: Any, number: int) -> None:
-    page.locator("#create-more button").first.click()
-    field = page.locator("#create-steps input[type=number]")
-    field.fill(str(number))
-    field.blur()
-
-
-def choose(page: Any, tab: str, *labels: str) -> None:
-    for label in labels:
-        page.locator(f"#{tab}-who").get_by_label(label, exact=True).check()
-
-
-def create(page: Any, *, prompt: str = PROMPT) -> None:
-    page.locator("#create-prompt textarea").fill(prompt)
-    page.locator("#create-start").click()
-
-
-def pictures(page: Any) -> Any:
-    return page.locator("#create-gallery figure")
-
-
-def toast(page: Any) -> str:
-    place = page.locator(".toast-body").first
-    place.wait_for()
-    return place.inner_text()
-
-
-def download(page: Any, link: Any, path: Path) -> Path:
-    with page.expect_download() as waiting:
-        link.click()
-    waiting.value.save_as(path)
-    return path
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path))
 
 
 def test_create_from_a_sample_and_get_the_settings_back(browse, tmp_path):
@@ -373,6 +296,24 @@ def test_methods_and_strengths_are_compared(browse):
     grid = page.locator("#compare-grid")
     assert grid.locator("tbody th").all_inner_texts() == ["instantid", "infinite-id", "wplus"]
     playwright.expect(grid).to_contain_text("strength 0.5")
+    # Every method is measured by the same encoder.
+    playwright.expect(grid.locator("caption")).to_contain_text("measured by dlib")
+    cells = grid.locator("tbody td").all_inner_texts()
+    assert len(cells) == 6
+    assert all(text.startswith(("likeness 0.", "likeness -0.", "no face found by dlib")) for text in cells)
+    assert sum(text.startswith("likeness") for text in cells) >= 4
+
+    # The pictures stay, and the settings of one go where more of it can be made.
+    page.reload()
+    page.wait_for_selector("#create-start")
+    page.get_by_role("tab", name="Compare").click()
+    past = page.locator("#compare-gallery figure")
+    playwright.expect(past).to_have_count(6)
+    playwright.expect(page.locator("#compare-prompt textarea, #compare-prompt input")).to_have_value(PROMPT)
+    past.first.get_by_text("Use settings").click()
+    playwright.expect(page.locator("#create-start")).to_be_visible()
+    playwright.expect(page.locator("#create-method input")).to_have_value("wplus")
+    playwright.expect(page.locator("#create-prompt textarea")).to_have_value(PROMPT)
 
 
 def test_models_and_devices_are_shown(browse):
