@@ -85,6 +85,14 @@ class StoredPicture:
     threshold: float = 0.0
 
 
+@dataclass(frozen=True)
+class StoredInversion:
+    """The file of an inversion, and the ``weights`` that settings say it was made with."""
+
+    path: Path
+    weights: dict[str, Any]
+
+
 @dataclass
 class Session:
     """All that one browser has; touched by one request at a time through ``lock``.
@@ -99,7 +107,7 @@ class Session:
     photos: OrderedDict[str, StoredPhoto] = field(default_factory=OrderedDict[str, StoredPhoto])
     identities: OrderedDict[str, StoredIdentity] = field(default_factory=OrderedDict[str, StoredIdentity])
     pictures: OrderedDict[str, StoredPicture] = field(default_factory=OrderedDict[str, StoredPicture])
-    inversions: OrderedDict[str, Path] = field(default_factory=OrderedDict[str, Path])
+    inversions: OrderedDict[str, StoredInversion] = field(default_factory=OrderedDict[str, "StoredInversion"])
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def new_path(self, suffix: str) -> tuple[str, Path]:
@@ -181,18 +189,18 @@ class Session:
             if picture is not None:
                 _remove(picture)
 
-    def keep_inversion(self, key: str, record: Inversion) -> None:
+    def keep_inversion(self, key: str, record: Inversion, weights: dict[str, Any]) -> None:
         """Keep the inversion of a photo for further edits; the oldest go when there are many."""
         with self.lock:
             _, path = self.new_path(".safetensors")
             record.save(path)
-            self.inversions[key] = path
+            self.inversions[key] = StoredInversion(path, weights)
             while len(self.inversions) > INVERSIONS:
                 _, old = self.inversions.popitem(last=False)
-                old.unlink(missing_ok=True)
+                old.path.unlink(missing_ok=True)
 
-    def inversion(self, key: str) -> Path | None:
-        """The file of an inversion that was kept, which thereby is the newest."""
+    def inversion(self, key: str) -> StoredInversion | None:
+        """An inversion that was kept, which thereby is the newest."""
         with self.lock:
             if key in self.inversions:
                 self.inversions.move_to_end(key)

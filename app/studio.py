@@ -292,17 +292,20 @@ class Studio:
 
             kept = session.inversion(key)
             job = prepare(
-                request if kept is None else replace(request, inversion=kept, method=None),
+                request if kept is None else replace(request, inversion=kept.path, method=None),
                 self._sources(session),
                 listener,
                 commercial=self.settings.commercial,
                 require_consent=self.settings.require_consent,
             )
             edited = draw_edit(job, models, listener)
-            # That it was made before changes nothing of the picture.
-            told = self.catalogue.public({**edited.settings, "inversion": None})
             if kept is None:
-                session.keep_inversion(key, edited.record)
+                session.keep_inversion(key, edited.record, edited.settings["weights"])
+                weights = edited.settings["weights"]
+            else:
+                weights = kept.weights
+            # That it was made before changes nothing of the picture, and is not said.
+            told = self.catalogue.public({**edited.settings, "inversion": None, "weights": weights})
             id, path = session.new_path(".png")
             before = path.with_name(f"{id}-before.png")
             edited.photo.save(before)

@@ -154,14 +154,14 @@ class Shared:
         fresh: list[Any] = []
         for _, value in zip(self.choices, picked, strict=False):
             known = people_choice.known(session, value or [])
-            changed = {} if known == (value or []) else {"value": known}
+            changed: dict[str, Any] = {} if known == (value or []) else {"value": known}
             fresh.append(gr.CheckboxGroup(people_choice.choices(session), **changed))
         for place, value in zip(self.places, picked[len(self.choices) :], strict=True):
             options = place.options(session)
             here = {one for _, one in options}
             none = place.none[1] if place.none else None
-            changed = {} if value in (none, *here) else {"value": none}
-            fresh.append(gr.Dropdown(options, **changed))
+            new: dict[str, Any] = {} if value in (none, *here) else {"value": none}
+            fresh.append(gr.Dropdown(options, **new))
         return fresh
 
     def refresh_after(self, event: Any) -> None:

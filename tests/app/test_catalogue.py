@@ -44,6 +44,24 @@ def test_folders_are_called_by_their_name_and_paths_stay_here(tmp_path):
     assert str(tmp_path) not in json.dumps(told)
 
 
+def test_what_runs_on_a_folder_is_asked_once_and_loads_nothing(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    offered = make_catalogue([str(tmp_path / "model")], (), ())
+
+    def loads(*given, **_):
+        raise AssertionError(f"{given} was loaded")
+
+    monkeypatch.setattr("idpersona.adapters.load_adapter", loads)
+    assert offered.methods("model") == []
+    assert offered.methods("mini") == offered.methods("mini")
+    asked = []
+    from idpersona.app import catalogue
+
+    monkeypatch.setattr(catalogue, "adapters_reading", lambda *given: asked.append(given))
+    assert "instantid" in offered.methods("mini")
+    assert asked == []
+
+
 @pytest.mark.parametrize("name", ["/etc", "sd15; rm", "../mini", "hub/model", ""])
 def test_nothing_else_can_be_asked_for(name):
     offered = make_catalogue((), (), ())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from idpersona.app.engine import Busy, Cancelled, Engine
+from idpersona.app.engine import SHORT, Busy, Cancelled, Engine, TooLong
 from idpersona.errors import BadInput
 
 
@@ -154,3 +154,100 @@ def test_closing_calls_everything_off():
             ticket.wait(5)
     with pytest.raises(Busy, match="closed"):
         engine.submit("a", lambda m, _: None)
+
+
+def test_the_worker_outlives_what_is_no_error_at_all(engine):
+    """Libraries in Rust end in a panic, which is no Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    def panics(_models, _listener):
+        raise Panic("inside")
+
+    with pytest.raises(RuntimeError, match="Panic"):
+        engine.submit("a", panics).wait(5)
+    with pytest.raises(RuntimeError, match="Panic"):
+        engine.soon("a", panics).wait(5)
+    assert engine.submit("a", lambda m, _: 1).wait(5) == 1
+
+
+def test_memory_that_is_not_enough_is_said_and_given_back(engine):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    cleared = []
+    engine.models.clear = lambda: cleared.append(True)
+
+    def greedy(_models, _listener):
+        raise OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(BadInput, match="smaller size"):
+        engine.submit("a", greedy).wait(5)
+    assert cleared == [True]
+
+
+def test_a_long_job_ends_when_others_wait_and_not_before():
+    engine = Engine(seconds=0.2)
+    try:
+        long = Steps(1000)
+        ticket = engine.submit("a", long)
+        long.begun.wait(5)
+        time.sleep(0.3)
+        for _ in range(3):
+            long.go.release()
+        while long.done < 3:
+            time.sleep(0.01)
+        assert ticket.state == "running"
+        other = engine.submit("b", lambda m, _: "mine")
+        long.go.release()
+        with pytest.raises(TooLong, match="while others wait"):
+            ticket.wait(5)
+        assert other.wait(5) == "mine"
+    finally:
+        engine.close()
+
+
+def test_one_address_has_half_of_the_line():
+    engine = Engine(waiting=4, each=4)
+    try:
+        first = Steps(1)
+        engine.submit("0", first, "here")
+        first.begun.wait(5)
+        engine.submit("1", lambda m, _: None, "here")
+        engine.submit("2", lambda m, _: None, "here")
+        with pytest.raises(Busy, match="waiting already"):
+            engine.submit("3", lambda m, _: None, "here")
+        engine.submit("4", lambda m, _: None, "there")
+        first.go.release()
+    finally:
+        engine.close()
+
+
+def test_owners_are_those_who_wait_for_something(engine):
+    assert engine.owners() == set()
+    first = Steps(1)
+    running = engine.submit("a", first)
+    first.begun.wait(5)
+    engine.submit("b", lambda m, _: None)
+    engine.soon("c", lambda m, _: None)
+    assert engine.owners() == {"a", "b", "c"}
+    first.go.release()
+    running.wait(5)
+
+
+def test_short_tasks_of_one_owner_are_counted_and_hold_no_picture_up_for_ever(engine):
+    first = Steps(3)
+    running = engine.submit("a", first)
+    first.begun.wait(5)
+    slow = [engine.soon("b", lambda m, _: time.sleep(SHORT)) for _ in range(4)]
+    with pytest.raises(Busy):
+        engine.soon("b", lambda m, _: None)
+    engine.soon("c", lambda m, _: None)
+    first.go.release()
+    slow[0].wait(5)
+    for _ in range(2):
+        first.go.release()
+    running.wait(10)
+    assert not slow[3].ended.is_set() or slow[3].started >= running.started
+    slow[3].wait(10)

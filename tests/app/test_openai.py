@@ -103,6 +103,71 @@ def test_an_openai_client_edits(client, photo):
         assert picture.size == (128, 128)
 
 
+def test_an_edit_takes_what_clients_send_by_themselves(client, photo):
+    with photo.open("rb") as file:
+        made = client.images.edit(
+            image=file,
+            prompt="a photo of a woman with eyeglasses",
+            n=1,
+            size="auto",
+            response_format="b64_json",
+            extra_body={"steps": 1, "stream": False, "identity": {"source": "a photo of a woman"}},
+        )
+    assert len(made.data) == 1
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"n": "2"},
+        {"n": "x"},
+        {"stream": "true"},
+        {"mask": "x"},
+        {"identity[words]": "a", "identity[words][]": "b"},
+        {"identity": '{"words": null}', "identity[words][]": "b"},
+        {"identity": "[]"},
+        {"identity[x][y][z]": "1"},
+        {"identity[face]": "-1"},
+    ],
+)
+def test_forms_that_make_no_sense_are_refused(post, photo, form):
+    answer = post(
+        "/v1/images/edits",
+        data={"prompt": "a photo", **form},
+        files={"image": ("a.jpg", photo.read_bytes())},
+    )
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_a_defect_is_told_as_one_in_the_usual_form(server, monkeypatch):
+    import httpx
+
+    from idpersona.app.catalogue import Catalogue
+
+    def broken(*_):
+        raise ZeroDivisionError("/secret/place")
+
+    monkeypatch.setattr(Catalogue, "methods", broken)
+    answer = httpx.get(f"{server.address}/v1/models")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("field", [{"face": 7}, {"consent": True}])
+def test_nothing_of_an_identity_is_left_out_silently(post, tmp_path, field):
+    from idpersona.adapters import load_adapter
+
+    me = load_adapter("instantid").read("sample:astronaut").save(tmp_path / "me.safetensors")
+    answer = post(
+        "/v1/images/generations",
+        json={"prompt": PROMPT, "steps": 1, "identity": {"file": encoded(me), **field}},
+    )
+    assert answer.status_code == 400
+    assert "identity file" in answer.json()["error"]["message"]
+
+
 def test_the_fields_of_a_form_may_be_json(post, photo):
     form = {
         "prompt": "a photo of a smiling woman",

@@ -152,10 +152,13 @@ def test_attributes_and_words_go_together(browse, tmp_path):
     page.locator("#edit-attributes button").first.click()
     field = page.locator("#edit-attribute-smile input[type=number]")
     field.fill("-2")
-    field.blur()
-    page.locator("#edit-start").click()
+    page.wait_for_timeout(300)
+    field.blur()  # which draws the photo anew, too
     page.locator("#edit-result .idp-slider").wait_for()
-    made = download(page, page.locator("#edit-result").get_by_text("Download"), tmp_path / "both.png")
+    page.locator("#edit-start").click()
+    figures = page.locator("#edit-gallery figure")
+    playwright.expect(figures).to_have_count(2)
+    made = download(page, figures.first.get_by_text("Download"), tmp_path / "both.png")
     settings = read_settings(made)
     assert settings["prompt"] == "a photo of a woman with eyeglasses"
     assert settings["adapters_of_edit"][0]["options"] == {"edit": "smile=-2"}

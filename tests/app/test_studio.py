@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import time
 import weakref
 from dataclasses import replace
@@ -16,6 +17,7 @@ from idpersona.app.asks import Create, Edit, Person
 from idpersona.app.engine import Cancelled
 from idpersona.app.faces import look_at
 from idpersona.app.restore import restore
+from idpersona.app.restore_edit import restore_edit
 from idpersona.app.sessions import LOCK
 from idpersona.app.settings import Settings
 from idpersona.app.studio import Studio
@@ -343,3 +345,246 @@ def test_a_picture_of_any_shape_has_a_preview(studio):
 
     with Image.open(BytesIO(ticket.preview)) as seen:
         assert seen.size == (256, 64)
+
+
+def test_what_a_job_says_has_no_path_and_no_option(photo):
+    folder = LORA.parent
+    made = Studio(Settings(device="cpu", loras=(str(LORA),)))
+    try:
+        session = made.sessions.get("me")
+        small = Image.open(photo).resize((96, 96)).resize((512, 512))
+        path = session.folder / "x.jpg"
+        small.save(path)
+        stored = made.add_photo(session, path.read_bytes(), "small.jpg")
+        long = replace(ASK, people=(Person(photos=(stored.id,)),), prompt="a photo " * 100)
+        seen = []
+        ticket = made.create(session, long)
+        while not ticket.ended.is_set():
+            seen.append(ticket.where)
+        assert ticket.wait(0)
+        told = "\n".join([*ticket.notes, *seen])
+        assert "“Prompt” has 200 tokens" in told
+        assert "--" not in told
+        for place in (str(made.sessions.root), str(folder), "/tmp", "/work"):
+            assert place not in told
+        with pytest.raises(BadInput) as refused:
+            made.create(session, replace(ASK, size=(4096, 4096)))
+        assert "up to 2048 pixels" in str(refused.value)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ("no folder /home/me/models/sd: a base is mini", "No folder a file of the studio: a base is mini"),
+        ("cannot read ~/.cache/idpersona/x.safetensors", "Cannot read a file of the studio"),
+        ("C:\\Users\\me\\x.png is damaged", "A file of the studio is damaged"),
+        (
+            "see https://huggingface.co/a/b/c, or 1/2 and/or 3",
+            "See https://huggingface.co/a/b/c, or 1/2 and/or 3",
+        ),
+        ("it needs x (idpersona identify PHOTO --for wplus --base mini)", "It needs x: read the photo again"),
+    ],
+)
+def test_messages_hold_no_place_of_this_machine(told, says):
+    from idpersona.app.speech import speak
+
+    assert says in speak(told)
+
+
+def test_consent_reaches_everybody_of_several(studio, photo):
+    session = studio.sessions.get("me")
+    people = (
+        Person(photos=("sample:person-1",), region=(0, 0, 64, 128)),
+        Person(photos=("sample:person-2",), region=(64, 0, 64, 128)),
+    )
+    ask = replace(ASK, people=people, consent=True)
+    [picture] = studio.create(session, ask).wait(60)
+    assert picture.settings["identity"]["consent"] is True
+    assert restore(studio, session, picture).create.consent is True
+    strict = Studio(Settings(device="cpu", require_consent=True))
+    try:
+        mine = strict.sessions.get("me")
+        assert strict.create(mine, ask).wait(60)
+        with pytest.raises(ConsentRequired):
+            strict.create(mine, replace(ask, consent=False)).wait(60)
+    finally:
+        strict.close()
+
+
+def test_what_does_not_go_together_is_refused_and_not_left_out(studio):
+    session = studio.sessions.get("me")
+    one = studio.read(session, ("sample:person-1",), "one").wait(60)
+    ask = replace(ASK, people=(Person(identity=one.id),))
+    for wrong in ({"face": 7}, {"consent": True}):
+        with pytest.raises(BadInput):
+            studio.create(session, replace(ask, **wrong))
+
+
+def test_a_picture_is_not_lost_because_nobody_can_measure_it(studio, monkeypatch):
+    from idpersona import read_identity
+    from idpersona.app import likeness
+
+    session = studio.sessions.get("me")
+    me = read_identity("sample:astronaut")
+    feature = me.features["dlib"]
+    features = {name: replace(feature, encoder=name) for name in ("buffalo_l", "nobody", "dlib")}
+    other = replace(me, features=features)
+    stored = session.add_identity(other, "me")
+    ask = replace(ASK, people=(Person(identity=stored.id),))
+    [picture] = studio.create(session, ask).wait(60)
+    assert picture.judge == "dlib"
+    monkeypatch.setattr(likeness, "_usable", lambda name, **_: False)
+    [unmeasured] = studio.create(session, ask).wait(60)
+    assert (unmeasured.judge, unmeasured.similarity) == ("", None)
+
+
+def test_methods_are_measured_by_the_same_encoder(studio):
+    session = studio.sessions.get("me")
+    asks = [replace(ASK, method=method, scale=1.0) for method in ("instantid", "infinite-id", "wplus")]
+    ticket = studio.compare(session, asks)
+    found = ticket.wait(120)
+    assert [one.judge for one in found] == ["dlib"] * 3
+    assert (ticket.step, ticket.steps) == (6, 6)
+
+
+def test_a_comparison_is_there_whole_or_not_at_all(studio):
+    session = studio.sessions.get("me")
+    asks = [
+        replace(ASK, seed=1),
+        replace(ASK, seed=2, size=(64, 64)),
+        replace(ASK, seed=3, pose="sample:astronaut", method="wplus"),
+    ]
+    with pytest.raises(BadInput):
+        studio.compare(session, asks).wait(120)
+    assert list(session.pictures) == []
+    assert [path for path in session.folder.iterdir() if path.suffix == ".png"] == []
+
+
+def test_a_variation_of_a_variation_starts_from_it(studio):
+    session = studio.sessions.get("me")
+    [first] = studio.create(session, ASK).wait(60)
+    [varied] = studio.create(session, restore(studio, session, first).ask(vary=((5, 0.6),))).wait(60)
+    found = restore(studio, session, varied)
+    assert found.create.vary == ((5, 0.6),)
+    [further] = studio.create(session, found.ask(vary=(*found.create.vary, (9, 0.1)))).wait(60)
+    distance = [np.abs(pixels(further).astype(float) - pixels(one)).mean() for one in (varied, first)]
+    assert 0 < distance[0] < distance[1]
+
+
+def test_the_preview_of_an_edit_shows_the_edit(studio, monkeypatch):
+    from idpersona.app import preview
+
+    seen = []
+    monkeypatch.setattr(
+        preview.Preview, "look", lambda self, pipe, latents: seen.append(preview.decode(pipe, latents))
+    )
+    session = studio.sessions.get("me")
+    ask = Edit(
+        photo="sample:astronaut",
+        source="a photo of a woman",
+        prompt="a photo of an old woman with eyeglasses and gray hair",
+        strength=1.0,
+        steps=6,
+    )
+    made = studio.edit(session, ask).wait(60)
+    last = Image.open(io.BytesIO(seen[-1])).convert("RGB")
+
+    def away(path):
+        return np.abs(np.asarray(Image.open(path).resize(last.size), float) - np.asarray(last, float)).mean()
+
+    assert away(made.path) < away(made.before)
+
+
+def test_edits_that_are_used_again_say_the_same(studio):
+    session = studio.sessions.get("me")
+    ask = Edit(photo="sample:astronaut", prompt="a photo of a man", steps=3)
+    one, two = (studio.edit(session, ask).wait(60).settings for _ in range(2))
+    assert one == two
+
+
+def test_what_was_asked_of_an_edit_comes_back(studio, photo):
+    session = studio.sessions.get("me")
+    stored = studio.add_photo(session, photo.read_bytes(), "me.jpg")
+    ask = Edit(
+        photo=stored.id,
+        prompt="a photo of a woman with eyeglasses",
+        source="a photo of a woman",
+        method="direct",
+        strength=0.7,
+        words=("eyeglasses", "woman"),
+        keep_background=True,
+        base="mini",
+        adapter="wplus",
+        scale=0.6,
+        attributes={"smile": -1.5},
+        steps=3,
+        guidance=2.5,
+        face=0,
+        consent=True,
+    )
+    made = studio.edit(session, ask).wait(60)
+    found = restore_edit(studio, session, made.path.read_bytes(), "a.png")
+    assert found.notes == ()
+    assert replace(found.edit, words=tuple(sorted(found.edit.words))) == ask
+    again = studio.edit(session, found.edit).wait(60)
+    assert np.array_equal(pixels(made), pixels(again))
+    elsewhere = restore_edit(studio, studio.sessions.get("other"), made.path.read_bytes(), "a.png")
+    assert elsewhere.edit.photo == ""
+    assert "'me.jpg', which is not here" in elsewhere.notes[0]
+    odd = replace(made, settings={**made.settings, "negative": "hat", "detail": False})
+    assert [text.split(",")[0] for text in restore_edit(studio, session, odd).notes] == [
+        "There is no field for the negative prompt",
+        "There is no field for leaving out details of the photo",
+    ]
+    [picture] = studio.create(session, ASK).wait(60)
+    with pytest.raises(BadInput, match="drop it under Create"):
+        restore_edit(studio, session, picture)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"control": {"strength": "x"}},
+        {"control": []},
+        {"adapters_of_edit": [{}]},
+        {"adapters_of_edit": "wplus"},
+        {"method": "nothing"},
+        {"face": "0"},
+        {"photo_consent": "yes"},
+        {"steps": None},
+        {"edited": {}},
+        {"edited": None},
+        {"base": "/etc"},
+        {"base": 3},
+        {"identity_of_edit": ["x"]},
+    ],
+)
+def test_damaged_settings_of_an_edit_are_refused(studio, change):
+    from idpersona.app.sessions import StoredPicture
+    from idpersona.errors import IdPersonaError
+
+    session = studio.sessions.get("me")
+    good = {
+        "edited": {"path": "sample:astronaut", "sha256": "x"},
+        "control": None,
+        "adapters_of_edit": [],
+        "method": "direct",
+        "prompt": "a",
+        "source": "a",
+        "base": "mini",
+        "steps": 3,
+        "guidance": 2.0,
+        "face": None,
+        "photo_consent": False,
+        "keep_background": False,
+        "identity_of_edit": None,
+        "method_options": {},
+        "negative": None,
+        "detail": True,
+    }
+    picture = StoredPicture("x", session.folder / "x.png", "edit", good, (1, 1))
+    assert restore_edit(studio, session, picture).edit.photo == "sample:astronaut"
+    with pytest.raises(IdPersonaError):
+        restore_edit(studio, session, replace(picture, settings={**good, **change}))
