@@ -16,6 +16,8 @@ ANONYMOUS = ("/run/predict", "/api/predict")
 """Where the function is told by its number alone."""
 CLOSED = ("/component_server", "/process_recording", "/stream/", "/vibe-", "/undo-vibe-edit", "/proxy=")
 """Routes of Gradio that nothing here uses."""
+DEFECT = "A defect"
+"""Title of a toast that tells of a mistake of ours."""
 log = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ class CheckedCalls:
         if wrong is not None:
             await _answer(send, wrong)
             return
-        given = failed = False
+        given, failed, told = False, False, b""
 
         async def again() -> Message:
             nonlocal given
@@ -68,21 +70,22 @@ class CheckedCalls:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def sending(message: Message) -> None:
-            nonlocal failed
+            nonlocal failed, told
             if message["type"] == "http.response.start" and message["status"] == 500:
                 failed = True
             if not failed:
                 await send(message)
+            elif message["type"] == "http.response.body":
+                told += message.get("body", b"")
 
         try:
             await self.app(scope, again, sending)
         except Exception:
             if not failed:
                 raise
-            # Our own functions run later, in the queue: what fails here is how Gradio reads the call.
             log.warning("a call that Gradio cannot read: %s", place[:200], exc_info=True)
         if failed:
-            await _answer(send, ApiError(400, "the call does not fit the function: see /?view=api"))
+            await _answer_failed(send, told)
 
     def _wrong(self, place: str, body: bytes) -> ApiError | None:
         try:
@@ -133,8 +136,23 @@ class CheckedCalls:
         return Path(path).is_absolute() and real.is_relative_to(self.uploads) and real.is_file()
 
 
+async def _answer_failed(send: Send, told: bytes) -> None:
+    """What Gradio answers with 500: our own refusals, as toasts, and calls that it cannot read."""
+    try:
+        toast = json.loads(told)
+    except ValueError:
+        toast = None
+    if not isinstance(toast, dict) or not isinstance(toast.get("error"), str):
+        await _answer(send, ApiError(400, "the call does not fit the function: see /?view=api"))
+        return
+    await _send(send, 500 if toast.get("title") == DEFECT else 400, told)
+
+
 async def _answer(send: Send, error: ApiError) -> None:
-    body = error_body(error)
+    await _send(send, error.status, error_body(error))
+
+
+async def _send(send: Send, status: int, body: bytes) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -71,14 +71,18 @@ def make_page(studio: Studio) -> gr.Blocks:
         )
         shared = Shared(studio, page)
         with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Create", id="create", elem_id="tab-create"):
+            with gr.Tab("Create", id="create", elem_id="tab-create") as tab:
                 create.build(shared)
-            with gr.Tab("Edit", id="edit", elem_id="tab-edit"):
+            shared.tabs.append(tab)
+            with gr.Tab("Edit", id="edit", elem_id="tab-edit") as tab:
                 edit.build(shared)
-            with gr.Tab("Identities", id="identities", elem_id="tab-identities"):
+            shared.tabs.append(tab)
+            with gr.Tab("Identities", id="identities", elem_id="tab-identities") as tab:
                 identities.build(shared)
-            with gr.Tab("Compare", id="compare", elem_id="tab-compare"):
+            shared.tabs.append(tab)
+            with gr.Tab("Compare", id="compare", elem_id="tab-compare") as tab:
                 compare.build(shared)
+            shared.tabs.append(tab)
             with gr.Tab("Models", id="models", elem_id="tab-models"):
                 models.build(shared)
             with gr.Tab("About", id="about", elem_id="tab-about"):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from idpersona.app import markup
+from idpersona.app.calls import DEFECT
 from idpersona.app.engine import Cancelled, Ticket
 from idpersona.app.guard import session_key
 from idpersona.app.sessions import Session
@@ -51,7 +52,7 @@ def toast(error: Exception, session: Session | None = None) -> gr.Error:
     return gr.Error(
         f"Something went wrong inside ({type(error).__name__}); the studio's log says more.",
         duration=20,
-        title="A defect",
+        title=DEFECT,
         print_exception=False,
     )
 
@@ -113,10 +114,9 @@ def guarded(studio: Studio, request: gr.Request, work: Callable[[Session], T]) -
         raise toast(error, session) from None
 
 
-def cancel_all(studio: Studio, request: gr.Request) -> None:
-    """Call off what this browser has in the line."""
-    if not guarded(studio, request, lambda session: studio.engine.cancel(session.key)):
-        gr.Info("Nothing is running.")
+def cancel_all(studio: Studio, request: gr.Request) -> int:
+    """Call off what this browser has in the line; how many jobs that were."""
+    return guarded(studio, request, lambda session: studio.engine.cancel(session.key))
 
 
 def value(given: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from idpersona.app.tabs.shared import Shared
+from idpersona.app.tabs.shared import QUIET, Shared
 
 TEXT = """
 ## What happens here
@@ -50,4 +50,4 @@ def build(shared: Shared) -> None:
         shared.studio.sessions.remove(key)
         return hint("Everything of this browser was removed. Load the page again to go on.")
 
-    remove.click(forget, None, removed, api_visibility="private", show_progress="hidden")
+    remove.click(forget, None, removed, **QUIET)

@@ -14,7 +14,7 @@ from idpersona.app.asks import Create
 from idpersona.app.running import follow, whole
 from idpersona.app.sessions import Session, StoredPicture
 from idpersona.app.studio import MOST_COMPARED
-from idpersona.app.tabs.shared import GALLERY, QUIET, Load, Shared
+from idpersona.app.tabs.shared import GALLERY, JOB, QUIET, Load, Shared
 from idpersona.errors import BadInput
 from idpersona.jobs import limits
 
@@ -119,8 +119,8 @@ def build(shared: Shared) -> None:
 
     asked = [who.chosen, consent, prompt, base, which, scales, seed, steps]
     outputs = [status, grid, told, past]
-    gr.on([start.click, prompt.submit], run, asked, outputs, concurrency_limit=None, **QUIET)
-    base.input(base_changed, base, [which, steps], queue=False, **QUIET)
+    gr.on([start.click, prompt.submit], run, asked, outputs, **JOB)
+    base.input(base_changed, base, [which, steps], **QUIET)
 
     def opened(session: Session, before: Any) -> dict[Any, Any]:
         return {past: markup.gallery(session, KINDS, ""), **kept(session, before)}
@@ -140,9 +140,7 @@ def build(shared: Shared) -> None:
     shared.loads.append(Load(opened, [past, *settings], saved))
     act = shared.act
     assert act is not None  # Create comes first
-    past.click(act.run, None, act.outputs, concurrency_limit=None, **QUIET).then(
-        None, None, None, js=SHOW_CREATE, queue=False, **QUIET
-    )
+    past.click(act.run, None, act.outputs, **JOB).then(None, None, None, js=SHOW_CREATE, **QUIET)
 
 
 def _numbers(text: str) -> list[float]:

@@ -27,7 +27,7 @@ from idpersona.app.tabs.create_form import (
     filled,
     kept,
 )
-from idpersona.app.tabs.shared import GALLERY, QUIET, Act, Load, Place, Shared
+from idpersona.app.tabs.shared import GALLERY, JOB, QUIET, Act, Load, Place, Shared
 from idpersona.jobs import limits
 
 EMPTY = "Your pictures will be here. The first takes a few seconds."
@@ -261,22 +261,20 @@ def build(shared: Shared) -> None:
         run,
         everything,
         [status, shown, told, seed],
-        concurrency_limit=None,
-        **QUIET,
+        **JOB,
     )
     shared.save(started, settings, saved)
-    shown.click(acted, None, [status, shown, told, *everything], concurrency_limit=None, **QUIET)
-    drop.upload(dropped, drop, [drop, told, *everything], **QUIET)
+    shown.click(acted, None, [status, shown, told, *everything], **JOB)
+    drop.upload(dropped, drop, [drop, told, *everything], **JOB)
     gr.on(
         [several.change, who.chosen.change, base.change, size.blur],
         regions_for,
         [several, who.chosen, regions, base, size],
         regions,
-        queue=False,
         **QUIET,
     )
-    base.input(base_changed, base, [method, steps, guidance, size], queue=False, **QUIET)
-    lock.input(unlocked, lock, seed, queue=False, **QUIET)
+    base.input(base_changed, base, [method, steps, guidance, size], **QUIET)
+    lock.input(unlocked, lock, seed, **QUIET)
     shared.act = Act(acted, [status, shown, told, *everything])
 
     def opened(session: Session, before: Any) -> dict[Any, Any]:

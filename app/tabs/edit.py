@@ -12,7 +12,7 @@ from idpersona.app.restore_edit import RestoredEdit, restore_edit
 from idpersona.app.running import follow, guarded, received, session_of
 from idpersona.app.sessions import Session
 from idpersona.app.tabs.edit_form import FIELDS, NONE, SETTINGS, asked, filled, kept, takes_strength
-from idpersona.app.tabs.shared import GALLERY, QUIET, Load, Place, Shared
+from idpersona.app.tabs.shared import GALLERY, JOB, QUIET, Load, Place, Shared
 from idpersona.jobs import limits
 from idpersona.pipelines.inversion.names import NAMES
 
@@ -225,21 +225,20 @@ def build(shared: Shared) -> None:
         return {past: pictures, **{fields[name]: value for name, value in known.items()}}
 
     outputs = [status, result, told, past]
-    gr.on([start.click, prompt.submit], by_words, everything, outputs, concurrency_limit=None, **QUIET)
+    gr.on([start.click, prompt.submit], by_words, everything, outputs, **JOB)
     if moves:
         gr.on(
             [slider.release for slider in moves],
             move,
             everything,
             outputs,
-            concurrency_limit=None,
             trigger_mode="always_last",
-            **QUIET,
+            **JOB,
         )
-    shared.changes.append(drop.upload(taken, drop, [drop, photo], **QUIET))
-    photo.change(look, photo, seen, queue=False, **QUIET)
-    base.input(base_changed, base, [adapter, strength, moving, *moves], queue=False, **QUIET)
-    method.change(method_changed, method, strength, queue=False, **QUIET)
-    past.click(reuse, None, [told, moving, *everything], **QUIET)
-    back.upload(dropped, back, [back, told, moving, *everything], **QUIET)
+    shared.changes.append(drop.upload(taken, drop, [drop, photo], **JOB))
+    photo.change(look, photo, seen, **QUIET)
+    base.input(base_changed, base, [adapter, strength, moving, *moves], **QUIET)
+    method.change(method_changed, method, strength, **QUIET)
+    past.click(reuse, None, [told, moving, *everything], **JOB)
+    back.upload(dropped, back, [back, told, moving, *everything], **JOB)
     shared.loads.append(Load(opened, [past, *settings], saved))

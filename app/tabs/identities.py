@@ -11,7 +11,7 @@ from idpersona.app import markup, people_choice
 from idpersona.app.faces import Looked, look_at
 from idpersona.app.running import follow, guarded, outcome, received, session_of, toast, value, whole
 from idpersona.app.sessions import Session
-from idpersona.app.tabs.shared import QUIET, Load, Shared
+from idpersona.app.tabs.shared import JOB, QUIET, Load, Shared
 from idpersona.errors import BadInput
 
 EMPTY = "Choose photos on the left, and the faces in them are shown here."
@@ -79,9 +79,10 @@ def build(shared: Shared) -> None:
         try:
             for photo in photos:
                 shown.append(_shown(await outcome(studio, look_at(studio, session, photo))))
-            return "".join(shown)
         except Exception as error:
-            raise toast(error, session) from None
+            # It happens by itself, beside what somebody does: said in its place.
+            shown.append(markup.hint(str(toast(error, session).message)))
+        return "".join(shown)
 
     async def read(
         picked: list[str],
@@ -156,16 +157,16 @@ def build(shared: Shared) -> None:
         found = offered.methods(label)
         return gr.Dropdown(found, value=found[0] if found else None)
 
-    who.chosen.change(look, who.chosen, faces, concurrency_limit=None, **QUIET)
+    who.chosen.change(look, who.chosen, faces, **QUIET)
     asked = [who.chosen, name, method, base, face, consent]
     shared.changes += [
-        start.click(read, asked, [status, told, kept], concurrency_limit=None, **QUIET),
-        load.upload(loaded, load, [load, kept], **QUIET),
-        merge.click(merged, [who.chosen, name], kept, **QUIET),
-        remove.click(removed, who.chosen, kept, **QUIET),
+        start.click(read, asked, [status, told, kept], **JOB),
+        load.upload(loaded, load, [load, kept], **JOB),
+        merge.click(merged, [who.chosen, name], kept, **JOB),
+        remove.click(removed, who.chosen, kept, **JOB),
     ]
-    base.input(base_changed, base, method, queue=False, **QUIET)
-    compare.click(compared, who.chosen, [status, likeness], concurrency_limit=None, **QUIET)
+    base.input(base_changed, base, method, **QUIET)
+    compare.click(compared, who.chosen, [status, likeness], **JOB)
 
     def opened(session: Session, _before: Any) -> dict[Any, Any]:
         return {kept: _listed(session)}

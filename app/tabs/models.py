@@ -10,7 +10,7 @@ import gradio as gr
 
 from idpersona.app import markup
 from idpersona.app.running import session_of, toast
-from idpersona.app.tabs.shared import QUIET, Shared
+from idpersona.app.tabs.shared import JOB, Shared
 from idpersona.jobs.listener import Listener
 from idpersona.jobs.models import Models
 
@@ -47,7 +47,7 @@ def build(shared: Shared) -> None:
                 raise toast(error) from None
             yield markup.hint(f"{name} is here and verified. Start the studio again to use it.")
 
-        fetch.click(pull_one, which, fetched, api_visibility="private")
+        fetch.click(pull_one, which, fetched, **JOB)
     show = gr.Button("Show device and kernels", elem_id="models-examine")
     found = gr.HTML(elem_id="models-device")
 
@@ -72,7 +72,7 @@ def build(shared: Shared) -> None:
         except Exception as error:
             raise toast(error) from None
 
-    show.click(examine, None, found, **QUIET)
+    show.click(examine, None, found, **JOB)
 
 
 def _weights() -> str:

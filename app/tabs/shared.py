@@ -23,8 +23,17 @@ GALLERY = """element.addEventListener("click", (event) => {
   if (button) trigger("click", { action: button.dataset.action, id: button.dataset.id });
 });"""
 """Buttons below pictures become events of the page."""
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-"""Events of the page that are no endpoint for others, and show their progress themselves."""
+JOB: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+"""Events of the page that start a job, or may refuse: no endpoint for others.
+
+They wait in Gradio's queue, from where alone toasts reach a page; progress is shown by the page itself.
+"""
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+"""Short events that happen by themselves, and refuse nothing.
+
+Not in the queue: its stream of answers is closed with the last of them, and what somebody starts in that very
+moment is answered with the next only.
+"""
 
 
 @dataclass
@@ -78,6 +87,7 @@ class Shared:
         loads: what each tab shows when the page is opened.
         kept: fields whose values the browser keeps, and where.
         act: what the buttons below created pictures do.
+        tabs: in which people or photos can be chosen.
     """
 
     studio: Studio
@@ -90,6 +100,7 @@ class Shared:
         default_factory=list[tuple[list[Any], gr.BrowserState]]
     )
     act: Act | None = None
+    tabs: list[gr.Tab] = field(default_factory=list[gr.Tab])
 
     def who(self, prefix: str) -> Who:
         """A place to drop photos, and the choice of everybody."""
@@ -125,10 +136,15 @@ class Shared:
 
         self.changes.append(
             drop.upload(
-                taken, [drop, chosen], [drop, chosen], api_visibility="private", show_progress="minimal"
+                taken,
+                [drop, chosen],
+                [drop, chosen],
+                api_visibility="private",
+                show_progress="minimal",
+                queue=False,
             )
         )
-        chosen.change(look, chosen, shown, api_visibility="private", show_progress="hidden", queue=False)
+        chosen.change(look, chosen, shown, **QUIET)
         return Who(drop, chosen, shown)
 
     def take(self, files: Any, session: Session) -> tuple[list[str], gr.Error | None]:
@@ -166,8 +182,8 @@ class Shared:
 
     def refresh_after(self, event: Any) -> None:
         """Show everybody anew after an event."""
-        everything = [*self.choices, *(place.chosen for place in self.places)]
-        last = event.then(self.refresh_all, everything, everything, queue=False, **QUIET)
+        everything = self._everybody()
+        last = event.then(self.refresh_all, everything, everything, **QUIET)
         for fields, saved in self.kept:
             last = self.save(last, fields, saved)
 
@@ -193,14 +209,14 @@ class Shared:
         # Put into the page outside of the tabs: what lies in one is there only when it was opened.
         saved = gr.BrowserState([], storage_key=f"idpersona-{name}", secret="idpersona", render=False)
         changed = [one.change for one in fields]
-        gr.on(changed, None, fields, saved, js=AS_LIST, trigger_mode="always_last", queue=False, **QUIET)
+        gr.on(changed, None, fields, saved, js=AS_LIST, trigger_mode="always_last", **QUIET)
         self.kept.append((fields, saved))
         return saved
 
     @staticmethod
     def save(event: Any, fields: list[Any], saved: gr.BrowserState) -> Any:
         """Keep the values of fields after an event that changed some of them."""
-        return event.then(None, fields, saved, js=AS_LIST, queue=False, **QUIET)
+        return event.then(None, fields, saved, js=AS_LIST, **QUIET)
 
     def buttons(self, prefix: str, name: str) -> tuple[gr.Button, gr.Button, gr.HTML]:
         """Start, cancel, and where progress is told."""
@@ -209,10 +225,10 @@ class Shared:
             stop = gr.Button("Cancel", variant="stop", elem_id=f"{prefix}-cancel")
         status = gr.HTML(elem_id=f"{prefix}-status", elem_classes="idp-status")
 
-        def cancel(request: gr.Request) -> None:
-            cancel_all(self.studio, request)
+        def cancel(request: gr.Request) -> Any:
+            return gr.skip() if cancel_all(self.studio, request) else markup.hint("Nothing is running.")
 
-        stop.click(cancel, None, None, api_visibility="private", queue=False, show_progress="hidden")
+        stop.click(cancel, None, status, **QUIET)
         return start, stop, status
 
     def connect(self) -> None:
@@ -222,6 +238,13 @@ class Shared:
         self._connect_load()
         for change in self.changes:
             self.refresh_after(change)
+        everything = self._everybody()
+        for tab in self.tabs:
+            # What is told to a tab while it opens is lost.
+            tab.select(self.refresh_all, everything, everything, **QUIET)
+
+    def _everybody(self) -> list[Any]:
+        return [*self.choices, *(place.chosen for place in self.places)]
 
     def gallery(self, request: gr.Request, kinds: tuple[str, ...], empty: str) -> str:
         """The session's pictures of some kinds."""
