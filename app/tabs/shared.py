@@ -139,9 +139,7 @@ class Shared:
                 taken,
                 [drop, chosen],
                 [drop, chosen],
-                api_visibility="private",
-                show_progress="minimal",
-                queue=False,
+                **{**JOB, "show_progress": "minimal"},
             )
         )
         chosen.change(look, chosen, shown, **QUIET)
