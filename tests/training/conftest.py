@@ -10,7 +10,9 @@ import csv
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +29,12 @@ SIZES = {"celeba_wild": (192, 192), "lfw": (160, 160), "celeba_aligned": (89, 10
 TARS = {"celeba_wild": "faces_wild.tar", "lfw": "faces_lfw.tar", "celeba_aligned": "faces_aligned.tar"}
 NAMES = ("Male", "Smiling", "Young", "Blond_Hair", "Black_Hair", "Blurry", "No_Beard", *_WITH, *_WEARING)
 FACE = np.array([[0.36, 0.45], [0.64, 0.45], [0.50, 0.58], [0.40, 0.72], [0.60, 0.72]])
+
+
+def set_clock(patch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:
+    """``time.time`` of this thread alone: others, as those of a server, would use the ticks up."""
+    real, mine = time.time, threading.current_thread()
+    patch.setattr("time.time", lambda: now() if threading.current_thread() is mine else real())
 
 
 @dataclass

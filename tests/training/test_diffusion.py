@@ -22,6 +22,7 @@ from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective, diffusion_data
 from idpersona.training.objectives.denoising import loss_weight
 from idpersona.training.run import run_recipe
+from tests.training.conftest import set_clock
 
 BASE = {"unet", "text_encoder"}
 ADAPTER = {"projector", "cross_attention", "identitynet"}
@@ -307,7 +308,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     path = recipe_writer(tmp_path, "mini", diffusion_objective)
     with monkeypatch.context() as patch:
         ticks = iter(range(0, 600, 60))
-        patch.setattr("time.time", lambda: next(ticks))
+        set_clock(patch, lambda: float(next(ticks)))
         run_recipe(path, minutes=1.5)
     stopped = latest_checkpoint(tmp_path / "mini" / "checkpoints")
     assert stopped.name == "step-1"

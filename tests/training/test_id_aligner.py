@@ -21,6 +21,7 @@ from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective
 from idpersona.training.objectives.rewards import Wanted
 from idpersona.training.run import run_recipe
+from tests.training.conftest import set_clock
 
 METHODS = ("instantid", "infinite-id", "wplus", "anymaker")
 KEY = StepKey(0, 0, range(4), 4)
@@ -159,7 +160,7 @@ def test_a_run_stopped_anywhere_ends_where_it_would_have(
             clock[0] = float(key.step)
             return loss(key)
 
-        patch.setattr("time.time", lambda: clock[0])
+        set_clock(patch, lambda: clock[0])
         patch.setattr(first, "loss", until_the_third)
         train(recipe, first, stop_at=2.0)
     stopped = latest_checkpoint(tmp_path / "parts" / "checkpoints")

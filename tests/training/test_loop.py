@@ -18,6 +18,7 @@ from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective, learning_rate, train
 from idpersona.training.progress import Progress
 from idpersona.training.setting import Resolved
+from tests.training.conftest import set_clock
 
 
 class Line(Objective):
@@ -68,7 +69,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatc
     first = Line()
     with monkeypatch.context() as patch:
         ticks = iter(range(100))
-        patch.setattr("time.time", lambda: next(ticks))
+        set_clock(patch, lambda: float(next(ticks)))
         train(recipe(tmp_path / "parts"), first, stop_at=10)
     stopped = latest_checkpoint(tmp_path / "parts" / "checkpoints")
     assert 0 < int(stopped.name.split("-")[1]) < 30
@@ -144,7 +145,7 @@ def test_draws_of_modules_are_the_same_after_a_resumption(tmp_path, monkeypatch)
         torch.manual_seed(1000 + resume)
         with monkeypatch.context() as patch:
             ticks = iter(range(100))
-            patch.setattr("time.time", lambda ticks=ticks: next(ticks))
+            set_clock(patch, lambda ticks=ticks: float(next(ticks)))
             train(recipe(tmp_path / "parts"), part, resume=resume, stop_at=None if resume else 10)
     for name, value in whole.trained.state_dict().items():
         assert torch.equal(value, part.trained.state_dict()[name]), name
