@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,8 @@ class Person:
 @dataclass(frozen=True, kw_only=True)
 class Create:
     """A picture to be made; labels of the catalogue, ids of the session. None is what the model takes best.
-    ``vary`` holds (seed, amount) of the noises that are mixed into that of ``seed``.
+    ``vary`` holds (seed, amount) of the noises that are mixed into that of ``seed``; ``made_with`` and
+    ``face_features`` are of the picture that is repeated, so that it can be said what has changed.
     """
 
     people: tuple[Person, ...]
@@ -43,6 +44,8 @@ class Create:
     face: int | None = None
     consent: bool = False
     weighted: bool = False
+    made_with: Mapping[str, str] | None = field(default=None, compare=False)
+    face_features: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

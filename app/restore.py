@@ -95,6 +95,8 @@ def restore(
         face=request.face,
         consent=bool(request.consent),
         weighted=bool(request.weighted),
+        made_with=request.made_with,
+        face_features=request.face_features,
     )
     chosen = tuple(
         f"{IDENTITY}{person.identity}"

@@ -64,6 +64,8 @@ def create_request(ask: Create, session: Session, catalogue: Catalogue, settings
             seed=ask.seed,
             vary=ask.vary,
             pose=None if ask.pose is None else place(session, ask.pose),
+            made_with=dict(ask.made_with or {}) or None,
+            face_features=ask.face_features,
             device=settings.device,
             dtype=settings.dtype,
         )

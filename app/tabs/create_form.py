@@ -89,6 +89,8 @@ def _with_carried(ask: Create, carried: Any) -> Create:
         ask = replace(ask, helpers=carried.helpers, options=carried.options)
     if carried.seed is not None and carried.seed == ask.seed:
         ask = replace(ask, vary=carried.vary)
+    features = carried.face_features if carried.people == ask.people else None
+    ask = replace(ask, made_with=carried.made_with, face_features=features)
     weights = dict(carried.loras)
     return replace(ask, loras=tuple((name, weights.get(name, weight)) for name, weight in ask.loras))
 

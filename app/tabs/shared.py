@@ -28,6 +28,8 @@ JOB: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "
 
 They wait in Gradio's queue, from where alone toasts reach a page; progress is shown by the page itself.
 """
+UPLOAD: dict[str, Any] = {**JOB, "show_progress": "minimal"}
+"""As a job, with Gradio's own sign of progress."""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
 """Short events that happen by themselves, and refuse nothing.
 
@@ -139,7 +141,7 @@ class Shared:
                 taken,
                 [drop, chosen],
                 [drop, chosen],
-                **{**JOB, "show_progress": "minimal"},
+                **UPLOAD,
             )
         )
         chosen.change(look, chosen, shown, **QUIET)

@@ -265,6 +265,18 @@ def test_what_was_asked_comes_back_from_the_picture(studio, photo):
     assert len(elsewhere.notes) == 1
 
 
+def test_what_has_changed_since_a_picture_was_made_is_said(studio):
+    session = studio.sessions.get("me")
+    [picture] = studio.create(session, ASK).wait(60)
+    same = studio.create(session, restore(studio, session, picture).ask())
+    same.wait(60)
+    assert not any("not as when" in note for note in same.notes)
+    older = replace(picture, settings={**picture.settings, "versions": {"torch": "1.0"}})
+    ticket = studio.create(session, restore(studio, session, older).ask())
+    ticket.wait(60)
+    assert any("Not as when the picture was made: torch" in note for note in ticket.notes)
+
+
 def test_a_picture_of_a_photo_that_is_not_here_gives_the_rest(studio, photo):
     session = studio.sessions.get("me")
     stored = studio.add_photo(session, photo.read_bytes(), "me.jpg")
