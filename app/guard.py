@@ -93,6 +93,7 @@ class Guard:
         finally:
             self.open_bytes -= held
         if refusal and not started:
+            fresh = False  # a cookie says that its owner was let in
             refused = refusal.pop()
             await _answer(sending, refused.error, refused.headers)
 

@@ -49,6 +49,7 @@ def test_nothing_is_shown_without_the_password(locked, path):
     for headers in ({}, basic("me:wrong"), {"authorization": "Bearer x"}):
         answer = httpx.get(locked.address + path, headers=headers)
         assert answer.status_code in (401, 429)
+        assert "set-cookie" not in answer.headers  # which would say that its owner had the password
         assert "Basic" in answer.headers["www-authenticate"] or answer.status_code == 429
     assert httpx.get(locked.address + path, headers=basic("me:wörd:2")).status_code in (200, 404)
     assert httpx.get(
