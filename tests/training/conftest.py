@@ -31,10 +31,15 @@ NAMES = ("Male", "Smiling", "Young", "Blond_Hair", "Black_Hair", "Blurry", "No_B
 FACE = np.array([[0.36, 0.45], [0.64, 0.45], [0.50, 0.58], [0.40, 0.72], [0.60, 0.72]])
 
 
-def set_clock(patch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:
-    """``time.time`` of this thread alone: others, as those of a server, would use the ticks up."""
-    real, mine = time.time, threading.current_thread()
-    patch.setattr("time.time", lambda: now() if threading.current_thread() is mine else real())
+@pytest.fixture
+def set_clock() -> Callable[[pytest.MonkeyPatch, Callable[[], float]], None]:
+    """Set ``time.time`` of this thread alone: others, as those of a server, would use the ticks up."""
+
+    def call(patch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:
+        real, mine = time.time, threading.current_thread()
+        patch.setattr("time.time", lambda: now() if threading.current_thread() is mine else real())
+
+    return call
 
 
 @dataclass

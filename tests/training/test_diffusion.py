@@ -22,7 +22,6 @@ from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective, diffusion_data
 from idpersona.training.objectives.denoising import loss_weight
 from idpersona.training.run import run_recipe
-from tests.training.conftest import set_clock
 
 BASE = {"unet", "text_encoder"}
 ADAPTER = {"projector", "cross_attention", "identitynet"}
@@ -303,7 +302,7 @@ def test_resuming_needs_what_it_started_from(diffusion_objective, diffusion_run,
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
-    diffusion_run, diffusion_objective, tmp_path, recipe_writer, monkeypatch
+    diffusion_run, diffusion_objective, tmp_path, recipe_writer, monkeypatch, set_clock
 ):
     path = recipe_writer(tmp_path, "mini", diffusion_objective)
     with monkeypatch.context() as patch:

@@ -21,7 +21,6 @@ from idpersona.training.loop import train
 from idpersona.training.objectives import build_objective
 from idpersona.training.objectives.rewards import Wanted
 from idpersona.training.run import run_recipe
-from tests.training.conftest import set_clock
 
 METHODS = ("instantid", "infinite-id", "wplus", "anymaker")
 KEY = StepKey(0, 0, range(4), 4)
@@ -147,7 +146,7 @@ def files(run: Path) -> dict[str, Tensor]:
 
 
 def test_a_run_stopped_anywhere_ends_where_it_would_have(
-    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_clock: Any
 ) -> None:
     path = write(guard=0.1, stop_on="mini-judge", stop_every=2, stop_pictures=2, patience=9)
     whole = run_recipe(path, output=tmp_path / "whole")

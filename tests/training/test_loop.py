@@ -18,7 +18,6 @@ from idpersona.training.keyed import StepKey
 from idpersona.training.loop import Objective, learning_rate, train
 from idpersona.training.progress import Progress
 from idpersona.training.setting import Resolved
-from tests.training.conftest import set_clock
 
 
 class Line(Objective):
@@ -63,7 +62,7 @@ def test_it_learns(tmp_path):
     assert (tmp_path / "done").exists()
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, set_clock):
     whole = Line()
     train(recipe(tmp_path / "whole"), whole)
     first = Line()
@@ -129,7 +128,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_draws_of_modules_are_the_same_after_a_resumption(tmp_path, monkeypatch):
+def test_draws_of_modules_are_the_same_after_a_resumption(tmp_path, monkeypatch, set_clock):
     def dropping():
         line = Line()
         line.trained = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.5), nn.Linear(8, 1))
